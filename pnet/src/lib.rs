@@ -1,0 +1,1 @@
+//! The PNET table: which RDMA device and port serve a network interface.

@@ -1,0 +1,1 @@
+//! `libsmcr.so`: the hooks.

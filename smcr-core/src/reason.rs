@@ -1,0 +1,122 @@
+//! Why a connection is plain TCP: one typed reason for every way in which it can come to that.
+//!
+//! A reason has a short name (what `smcr-stat` prints and scripts match), a code (the CLC Decline
+//! diagnosis code where the peer is told, RFC 7609 §A.2.5; Linux's numbers where Linux has one,
+//! numbers from 0x53000000 where it has none) and a sentence that says what to do about it.
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])* $variant:ident = $code:literal, $name:literal, $advice:literal;)*) => {
+        /// Why a connection runs over TCP (or ended) instead of SMC.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        #[non_exhaustive]
+        pub enum Reason {
+            $($(#[doc = $doc])* $variant,)*
+        }
+
+        impl Reason {
+            /// Every reason, in the order of their discriminants (0, 1, 2, ...).
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// The CLC diagnosis code (RFC 7609 §A.2.5).
+            pub const fn code(self) -> u32 {
+                match self { $(Self::$variant => $code,)* }
+            }
+
+            /// The short name, lower case with dashes, stable.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// One sentence for the operator: what it means and what to do.
+            pub const fn advice(self) -> &'static str {
+                match self { $(Self::$variant => $advice,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// `SMCR_DISABLE=1`.
+    Disabled = 0x5300_0001, "disabled", "SMCR_DISABLE is set: unset it to use SMC";
+    /// The configuration file could not be used.
+    BadConfig = 0x5300_0002, "bad-config", "the configuration file was refused: run smcr-stat --check-config";
+    /// A rule of the configuration says TCP.
+    Rule = 0x5300_0003, "rule", "a rule of the configuration file keeps this connection on TCP";
+    /// The peer did not show that it understands CLC.
+    PeerNoSmc = 0x0301_0000, "peer-no-smc", "the peer does not run under the library (or not in this network namespace)";
+    /// The peer announced the library but nobody answered in time.
+    NoAnswer = 0x5300_0004, "no-answer", "the peer announced the library but did not answer in time: is it stopped or overloaded?";
+    /// The peer sent a CLC Decline.
+    PeerDeclined = 0x0500_0000, "peer-declined", "the peer declined: look at its own reason with smcr-stat on its side";
+    /// A CLC message did not come in time.
+    ClcTimeout = 0x5300_0005, "clc-timeout", "the peer stalled in the CLC handshake";
+    /// A CLC message was not valid.
+    ClcInvalid = 0x5300_0006, "clc-invalid", "the peer sent an invalid CLC message";
+    /// The two ends have no EID or device in common.
+    NoCommonEid = 0x0303_0008, "no-common-eid", "the two ends have no enterprise ID in common";
+    /// The peer's process belongs to another user.
+    OtherUser = 0x5300_0007, "other-user", "the peer belongs to another user: allow it with `users = any` in the configuration file";
+    /// TCP fast open carries data before any handshake.
+    FastOpen = 0x0306_0000, "fast-open", "the program uses TCP fast open, which SMC cannot serve";
+    /// An upper layer protocol (kernel TLS) sits on the socket.
+    Ulp = 0x5300_0008, "tcp-ulp", "the program set TCP_ULP (kernel TLS), which SMC cannot serve";
+    /// TCP MD5 or AO signatures.
+    Md5 = 0x5300_0009, "tcp-md5", "the program uses TCP MD5 signatures, which SMC cannot serve";
+    /// TCP repair mode.
+    Repair = 0x5300_000a, "tcp-repair", "the program uses TCP_REPAIR, which SMC cannot serve";
+    /// Multipath TCP.
+    Mptcp = 0x5300_000b, "mptcp", "the program uses multipath TCP, which SMC cannot serve";
+    /// Too few descriptors are left.
+    Descriptors = 0x5300_000c, "descriptors", "too few file descriptors: raise the hard limit of `ulimit -n`";
+    /// No memory for buffers, or the configured limit is reached.
+    Memory = 0x0101_0000, "memory", "no memory for buffers: raise max_memory or max_connections in the configuration file";
+    /// The program used the TCP connection too much before the handshake could happen.
+    EarlyData = 0x5300_000d, "early-data", "the program sent too much, or closed its end, before the peer accepted";
+    /// The TCP connection was not established when connect() returned.
+    SlowConnect = 0x5300_000e, "slow-connect", "the TCP connection was not established at once: is the listener's backlog full?";
+    /// The process forked or executed a program while the handshake was pending.
+    Forked = 0x5300_000f, "forked", "the process forked while the handshake was pending";
+    /// An unsupported descriptor operation came before the handshake.
+    Unsupported = 0x5300_0010, "unsupported", "the program used the socket in a way SMC cannot serve";
+    /// Shared memory that is not sealed, too small or of the wrong kind.
+    BadMemory = 0x5300_0011, "bad-memory", "the peer offered shared memory that is not sealed as required";
+    /// The peer wrote cursors out of range.
+    BadCursor = 0x5300_0012, "bad-cursor", "the peer wrote a cursor out of range: the connection was reset";
+    /// The network is down, the connection ended during the handshake.
+    Ended = 0x5300_0013, "ended", "the connection ended before the handshake was done";
+    /// A system call of the library failed.
+    Internal = 0x0999_0000, "internal", "a system call of the library failed: run with SMCR_LOG=debug";
+    /// The program runs with more rights than its user (set-uid), so the library stays out.
+    Privileged = 0x5300_0014, "privileged", "the library stays out of set-uid programs";
+}
+
+impl Reason {
+    /// The reason whose discriminant is `index`, as written into shared memory.
+    pub fn from_index(index: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(index)).copied()
+    }
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (0x{:08x})", self.name(), self.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Reason;
+
+    #[test]
+    fn names_and_codes_are_unique() {
+        for (i, a) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*a as usize, i);
+            assert_eq!(Reason::from_index(i as u8), Some(*a));
+            for b in &Reason::ALL[i + 1..] {
+                assert_ne!(a.name(), b.name());
+                assert_ne!(a.code(), b.code());
+            }
+        }
+    }
+}
