@@ -127,3 +127,20 @@ pub(super) fn hung_up(fd: BorrowedFd<'_>) -> Hangup {
         _ => Hangup::None,
     }
 }
+
+/// Makes an end unwritable before there is a ring: the peer's library empties the queue when it
+/// takes the connection over ([`empty`]).
+pub(crate) fn fill(fd: BorrowedFd<'_>) {
+    for _ in 0..BLOCKED {
+        let _ = sys::send(fd, &[], libc::MSG_DONTWAIT);
+    }
+}
+
+/// Takes everything out of an end that was just passed to us.
+pub(crate) fn empty(fd: BorrowedFd<'_>) {
+    for _ in 0..MANY {
+        if sys::recv(fd, &mut [], libc::MSG_DONTWAIT).is_err() {
+            break;
+        }
+    }
+}
