@@ -3,3 +3,5 @@
 
 pub mod reason;
 pub use reason::Reason;
+mod rawfs;
+pub mod stat;
