@@ -10,3 +10,5 @@ pub mod shm;
 pub mod sys;
 
 pub use reason::Reason;
+mod rawfs;
+pub mod stat;
