@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -24,6 +24,14 @@ pub struct LinkGroup {
     connections: AtomicU32,
 }
 
+impl Drop for LinkGroup {
+    fn drop(&mut self) {
+        let own = self.own.get_mut();
+        let bytes: usize = own.iter().map(|entry| entry.rmb.geometry().memory_size()).sum();
+        RMB_BYTES.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
+}
+
 #[derive(Debug)]
 struct OwnRmb {
     rmb: Arc<Rmb>,
@@ -38,6 +46,14 @@ enum Element {
     Lingering,
     /// Closed here, in use by processes that got it by fork.
     Elsewhere(LocalRef),
+}
+
+/// Bytes of all RMBs of this process.
+static RMB_BYTES: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes of RMBs that this process has for its peers to write to.
+pub fn rmb_bytes() -> u64 {
+    RMB_BYTES.load(Ordering::Relaxed)
 }
 
 /// The most RMBs of one peer in one group (each has up to 64 RMBEs).
@@ -106,6 +122,7 @@ impl LinkGroup {
         let rmb = Rmb::create(geometry, u64::from_ne_bytes(token))?;
         let mut elements: Vec<_> = (0..count).map(|_| Element::Free).collect();
         elements[0] = Element::Used;
+        RMB_BYTES.fetch_add(geometry.memory_size() as u64, Ordering::Relaxed);
         own.push(OwnRmb { rmb: Arc::clone(&rmb), elements });
         Ok(self.start(&rmb, 0))
     }

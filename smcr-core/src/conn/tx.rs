@@ -48,7 +48,7 @@ impl Smc {
     }
 
     #[inline]
-    pub(super) fn is_nonblocking(&self) -> bool {
+    pub(crate) fn is_nonblocking(&self) -> bool {
         self.local.nonblocking.load(Ordering::Relaxed) != 0
     }
 

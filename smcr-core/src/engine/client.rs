@@ -49,8 +49,6 @@ pub(super) struct Pending {
     pub(super) server_end: Option<OwnedFd>,
     pub(super) handshake: Option<ClientHandshake>,
     pub(super) buffer: Option<(Arc<crate::group::LinkGroup>, Rx)>,
-    /// When the helper thread gives up.
-    pub(super) deadline: Option<Instant>,
 }
 
 impl std::fmt::Debug for Pending {
@@ -142,7 +140,6 @@ impl Engine {
             server_end: Some(server_end),
             handshake: None,
             buffer: None,
-            deadline: None,
         };
         let connection = Arc::new(Connection::pending(tcp, slot, pending));
         Ok(Connecting { connection, end })

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -59,6 +59,11 @@ pub struct Connection {
     tcp: AtomicI32,
     slot: Slot,
     pending: Mutex<Option<Pending>>,
+    /// The number the helper thread knows it by.
+    helper_id: AtomicU64,
+    /// `O_NONBLOCK` and `SO_OOBINLINE` as far as we saw them set, for the time of the switch.
+    nonblocking: AtomicBool,
+    oob_inline: AtomicBool,
 }
 
 impl Connection {
@@ -69,6 +74,9 @@ impl Connection {
             tcp: AtomicI32::new(tcp.into_raw_fd()),
             slot,
             pending: Mutex::new(Some(pending)),
+            helper_id: AtomicU64::new(0),
+            nonblocking: AtomicBool::new(false),
+            oob_inline: AtomicBool::new(false),
         }
     }
 
@@ -79,6 +87,9 @@ impl Connection {
             tcp: AtomicI32::new(tcp.into_raw_fd()),
             slot,
             pending: Mutex::new(None),
+            helper_id: AtomicU64::new(0),
+            nonblocking: AtomicBool::new(false),
+            oob_inline: AtomicBool::new(false),
         };
         connection.count_smc();
         connection
@@ -230,7 +241,11 @@ impl Connection {
     pub(super) fn to_tcp(&self, guard: &mut Option<Pending>, reason: Reason) {
         let Some(pending) = guard.take() else { return };
         log::debug!("{} -> {}: tcp, {reason}", pending.local, pending.peer);
-        if let Some(tcp) = self.tcp() {
+        let tcp = self.tcp();
+        if let Some(engine) = super::engine() {
+            engine.helper_forget(self, tcp);
+        }
+        if let Some(tcp) = tcp {
             (pending.on_tcp)(tcp);
         }
         self.slot.set_mode(Mode::Tcp);
@@ -249,17 +264,49 @@ impl Connection {
         self.set_phase(Phase::Committing);
     }
 
-    /// The handshake succeeded.
-    pub(super) fn set_smc(&self, smc: Smc) {
-        let nonblocking = smc.is_nonblocking();
+    /// The handshake succeeded. `confirm` tells the peer, when everything is in place.
+    pub(super) fn set_smc(&self, smc: Smc, confirm: impl FnOnce()) {
         let group = smc.group().id();
         if self.smc.set(smc).is_err() {
             log::error!("a connection moved to SMC twice");
         }
         self.slot.set_group(u64::from(group));
         self.count_smc();
-        let _ = nonblocking;
+        confirm();
         self.set_phase(Phase::Smc);
+    }
+
+    /// Tells the connection that `O_NONBLOCK` was set or cleared.
+    pub fn set_nonblocking(&self, on: bool) {
+        self.nonblocking.store(on, Ordering::Relaxed);
+        if let Some(smc) = self.smc.get() {
+            smc.set_nonblocking(on);
+        }
+    }
+
+    /// Whether `O_NONBLOCK` is set, as far as we saw.
+    pub fn is_nonblocking(&self) -> bool {
+        self.nonblocking.load(Ordering::Relaxed)
+    }
+
+    /// Tells the connection about `SO_OOBINLINE`.
+    pub fn set_oob_inline(&self, on: bool) {
+        self.oob_inline.store(on, Ordering::Relaxed);
+        if let Some(smc) = self.smc.get() {
+            smc.set_oob_inline(on);
+        }
+    }
+
+    pub(super) fn is_oob_inline(&self) -> bool {
+        self.oob_inline.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn helper_id(&self) -> u64 {
+        self.helper_id.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_helper_id(&self, id: u64) {
+        self.helper_id.store(id, Ordering::Relaxed);
     }
 
     fn count_smc(&self) {

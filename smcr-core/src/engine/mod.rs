@@ -26,7 +26,7 @@ pub use server::Accepted;
 use crate::Reason;
 use crate::clc::{HostName, PeerId};
 use crate::config::{Config, Query, Verdict};
-use crate::group::LinkGroup;
+use crate::group::{self, LinkGroup};
 use crate::handshake::Timeouts;
 use crate::handshake::shm::{Identity, ShmEids, ShmGid};
 use crate::rendezvous::names::Presence;
@@ -135,7 +135,8 @@ impl Engine {
         if self.config.verdict(&Query { port, peer }) == Verdict::Tcp {
             return Err(Reason::Rule);
         }
-        if self.connections.load(Ordering::Relaxed) >= self.config.max_connections() {
+        if self.connections.load(Ordering::Relaxed) >= self.config.max_connections()
+            || group::rmb_bytes() + 2 * u64::from(self.config.ring_size()) > self.config.max_memory() {
             return Err(Reason::Memory);
         }
         Ok(())
@@ -187,6 +188,6 @@ impl Engine {
 /// The addresses of both ends of a connected TCP socket: ours, the peer's.
 fn addresses(fd: BorrowedFd<'_>) -> Result<(SocketAddr, SocketAddr), Errno> {
     let local = rustix::net::getsockname(fd)?.try_into().map_err(|_| Errno::AFNOSUPPORT)?;
-    let peer = rustix::net::getpeername(fd)?.try_into().map_err(|_| Errno::AFNOSUPPORT)?;
+    let peer = rustix::net::getpeername(fd)?.ok_or(Errno::NOTCONN)?.try_into().map_err(|_| Errno::AFNOSUPPORT)?;
     Ok((local, peer))
 }

@@ -12,6 +12,7 @@ mod ring;
 mod rmb;
 
 pub use arena::{Arena, Local, LocalRef};
+pub(crate) use lock::forget_thread_id;
 pub use lock::{Lock, LockGuard};
 pub use memory::{Memory, MemoryError};
 pub use ring::{BadCursor, Rx, Tx};

@@ -217,6 +217,16 @@ impl Rx {
             && self.available(local).is_ok_and(|left| left <= self.size / 2)
     }
 
+    /// Puts bytes into our own ring at position `at`, before the peer begins to write: they came
+    /// another way. The peer's cursor starts behind them.
+    pub fn preload(&self, at: usize, bytes: &[u8]) {
+        pieces(self.base, self.size, at as u64, bytes.len(), |to, offset, len| {
+            // SAFETY: `to` is `len` bytes of the ring, which nobody else uses yet.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr().add(offset), to, len) };
+        });
+        self.control().prod.store((at + bytes.len()) as u64, Ordering::Release);
+    }
+
     /// Asks the writer to ring, and looks once more: true if the ring is still empty, so that
     /// sleeping is safe.
     #[inline]
