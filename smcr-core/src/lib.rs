@@ -3,5 +3,6 @@
 
 pub mod reason;
 pub use reason::Reason;
+pub mod config;
 mod rawfs;
 pub mod stat;

@@ -47,3 +47,17 @@ pub(crate) fn fill(fd: impl AsFd, buf: &mut [u8]) -> Result<&[u8], Errno> {
 pub(crate) fn read_into(path: impl Arg, buf: &mut [u8]) -> Result<&[u8], Errno> {
     fill(open(path)?, buf)
 }
+
+/// Reads a whole file of at most `limit` bytes.
+///
+/// # Errors
+/// Those of open(2) and read(2); EFBIG for a longer file.
+pub(crate) fn read_all(path: impl Arg, limit: usize) -> Result<Vec<u8>, Errno> {
+    let mut buf = vec![0; limit + 1];
+    let have = read_into(path, &mut buf)?.len();
+    if have > limit {
+        return Err(Errno::FBIG);
+    }
+    buf.truncate(have);
+    Ok(buf)
+}
