@@ -65,6 +65,7 @@ fn connections_are_shown() {
     publisher.fallback(Reason::PeerNoSmc);
     publisher.fallback(Reason::Rule);
     publisher.count(Counter::HandshakesStarted);
+    publisher.count(Mode::Tcp.counter());
     let pid = std::process::id().to_string();
 
     let output = run(&["--pid", &pid]);
