@@ -34,7 +34,7 @@ mod proposal;
 mod types;
 
 #[cfg(test)]
-mod golden;
+pub(crate) mod golden;
 #[cfg(test)]
 pub(crate) mod strategies;
 #[cfg(test)]

@@ -258,6 +258,12 @@ impl Smc {
         Ok(available - usize::from(at_mark))
     }
 
+    /// How many bytes ever arrived: grows with each arrival (for edge-triggered watchers).
+    #[inline]
+    pub fn arrivals(&self) -> u64 {
+        self.rx.control().prod.load(Ordering::Acquire)
+    }
+
     /// `FIONREAD`: bytes up to the urgent mark, or all.
     pub fn fionread(&self) -> usize {
         let available = self.rx.available(&self.local).unwrap_or(0);
