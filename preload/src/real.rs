@@ -77,10 +77,19 @@ pub(crate) fn ppoll(
 ) -> Result<usize, Errno> {
     // The kernel writes the time left: give it a copy.
     let mut copy = timeout.copied();
-    let time = copy.as_mut().map_or(std::ptr::null_mut(), std::ptr::from_mut);
+    let time = copy
+        .as_mut()
+        .map_or(std::ptr::null_mut(), std::ptr::from_mut);
     // SAFETY: all pointers are valid or null.
     check(unsafe {
-        libc::syscall(libc::SYS_ppoll, fds.as_mut_ptr(), fds.len(), time, sigmask, SIGSET_SIZE)
+        libc::syscall(
+            libc::SYS_ppoll,
+            fds.as_mut_ptr(),
+            fds.len(),
+            time,
+            sigmask,
+            SIGSET_SIZE,
+        )
     })
     .map(|count| count as usize)
 }

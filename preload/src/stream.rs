@@ -50,11 +50,18 @@ impl StreamRef {
     pub(crate) fn new(connection: Arc<Connection>) -> Self {
         let pooled = POOL.lock().pop();
         let stream: &'static Stream = pooled.unwrap_or_else(|| {
-            Box::leak(Box::new(Stream { refs: AtomicUsize::new(0), inner: UnsafeCell::new(None) }))
+            Box::leak(Box::new(Stream {
+                refs: AtomicUsize::new(0),
+                inner: UnsafeCell::new(None),
+            }))
         });
         // First of all: a look-up that comes and goes must not take itself for the last.
         stream.refs.fetch_add(1, Ordering::AcqRel);
-        let inner = Inner { connection, fds: Mutex::default(), watch: Watch::default() };
+        let inner = Inner {
+            connection,
+            fds: Mutex::default(),
+            watch: Watch::default(),
+        };
         // SAFETY: nobody else uses it: it is new, or was put into the pool by the last reference
         // (a look-up that holds the pointer does not touch `inner` before it saw the table).
         unsafe { *stream.inner.get() = Some(inner) };
@@ -85,10 +92,6 @@ impl StreamRef {
     pub(crate) unsafe fn from_raw(raw: *const Stream) -> Self {
         // SAFETY: never freed.
         Self(unsafe { &*raw })
-    }
-
-    pub(crate) fn same(&self, other: &Self) -> bool {
-        std::ptr::eq(self.0, other.0)
     }
 }
 

@@ -78,7 +78,9 @@ pub(crate) fn is_known(fd: RawFd) -> bool {
 
 /// What a descriptor is.
 pub(crate) fn entry(fd: RawFd) -> Entry {
-    let Some(word) = word(fd) else { return Entry::None };
+    let Some(word) = word(fd) else {
+        return Entry::None;
+    };
     if word.load(Ordering::Relaxed) == 0 {
         return Entry::None;
     }
@@ -110,7 +112,9 @@ pub(crate) fn entry(fd: RawFd) -> Entry {
 
 /// Sets a descriptor's entry and returns the old one. The caller holds [`lock`].
 pub(crate) fn put(fd: RawFd, entry: Entry, _guard: &MutexGuard<'_, ()>) -> Entry {
-    let Some(word) = word(fd) else { return Entry::None };
+    let Some(word) = word(fd) else {
+        return Entry::None;
+    };
     let value = match entry {
         Entry::None => 0,
         Entry::Stream(stream) => stream.into_raw() as usize | STREAM,

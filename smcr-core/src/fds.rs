@@ -38,6 +38,12 @@ pub fn reserve() -> bool {
     true
 }
 
+/// The number from which on all descriptors are the library's own, if there is one.
+pub fn lowest_own() -> Option<RawFd> {
+    let base = BASE.load(Ordering::Relaxed);
+    (base != 0 && base >= program_limit()).then_some(base)
+}
+
 /// The soft limit of open descriptors as the program set it.
 pub fn program_limit() -> RawFd {
     PROGRAM_LIMIT.load(Ordering::Relaxed)

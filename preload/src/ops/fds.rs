@@ -90,16 +90,40 @@ pub(crate) fn duplicated(old: RawFd, new: RawFd) {
 }
 
 /// close_range, closefrom: the entries from `first` to `last` go.
-pub(crate) fn closing_range(first: RawFd, last: RawFd) {
-    for fd in table::known(first, last) {
+pub(crate) fn closing_range(first: u32, last: u32) {
+    let bound = |fd: u32| RawFd::try_from(fd).unwrap_or(RawFd::MAX);
+    for fd in table::known(bound(first), bound(last)) {
         closing(fd);
     }
+}
+
+/// Calls `close` for the range, leaving out the library's own descriptors: the program does not
+/// know of them, and closes what it did not open to be sure that nothing is left.
+pub(crate) fn close_range(first: u32, last: u32, close: impl Fn(u32, u32) -> c_int) -> c_int {
+    // A vfork child is about to execute a program: there they may go.
+    match smcr_core::fds::lowest_own().and_then(|fd| u32::try_from(fd).ok()) {
+        Some(own) if !is_other_process() && last >= own => {
+            if first < own {
+                close(first, own - 1)
+            } else {
+                0
+            }
+        }
+        _ => close(first, last),
+    }
+}
+
+/// Whether the kernel knows the descriptor.
+pub(crate) fn is_open(fd: RawFd) -> bool {
+    real::fcntl(fd, libc::F_GETFD, 0).is_ok()
 }
 
 /// fcntl(F_SETFL) succeeded.
 pub(crate) fn status_changed(fd: RawFd, flags: c_int) {
     if let Some(stream) = table::stream(fd) {
-        stream.connection.set_nonblocking(flags & libc::O_NONBLOCK != 0);
+        stream
+            .connection
+            .set_nonblocking(flags & libc::O_NONBLOCK != 0);
     }
 }
 
@@ -107,8 +131,14 @@ pub(crate) fn status_changed(fd: RawFd, flags: c_int) {
 ///
 /// # Safety
 /// `arg` is valid for the request, as for ioctl(2).
-pub(crate) unsafe fn ioctl(fd: RawFd, request: libc::Ioctl, arg: *mut libc::c_void) -> Outcome<c_int> {
-    let Some(stream) = table::stream(fd) else { return Outcome::PassOn(PassOn::NotOurs) };
+pub(crate) unsafe fn ioctl(
+    fd: RawFd,
+    request: libc::Ioctl,
+    arg: *mut libc::c_void,
+) -> Outcome<c_int> {
+    let Some(stream) = table::stream(fd) else {
+        return Outcome::PassOn(PassOn::NotOurs);
+    };
     if request as libc::c_ulong == libc::FIONBIO as libc::c_ulong {
         // SAFETY: FIONBIO takes a pointer to an int.
         let on = unsafe { arg.cast::<c_int>().read_unaligned() } != 0;
@@ -140,9 +170,13 @@ const SIOCATMARK: libc::c_ulong = 0x8905;
 
 /// shutdown() of a stream.
 pub(crate) fn shutdown(fd: RawFd, how: c_int) -> Outcome<c_int> {
-    let Some(stream) = table::stream(fd) else { return Outcome::PassOn(PassOn::NotOurs) };
+    let Some(stream) = table::stream(fd) else {
+        return Outcome::PassOn(PassOn::NotOurs);
+    };
     stream.connection.withdraw(smcr_core::Reason::EarlyData);
-    let Some(smc) = stream.connection.smc() else { return Outcome::PassOn(PassOn::OnTcp) };
+    let Some(smc) = stream.connection.smc() else {
+        return Outcome::PassOn(PassOn::OnTcp);
+    };
     // SAFETY: the program's own descriptor, in its call on it.
     let result = smc.shutdown(unsafe { BorrowedFd::borrow_raw(fd) }, how);
     result.map(|()| 0).into()

@@ -41,7 +41,9 @@ pub(crate) fn send(
         if connection.phase() == Phase::Tcp {
             return Outcome::PassOn(PassOn::OnTcp);
         }
-        let Some(engine) = engine() else { return Outcome::PassOn(PassOn::OnTcp) };
+        let Some(engine) = engine() else {
+            return Outcome::PassOn(PassOn::OnTcp);
+        };
         let nonblocking = flags & libc::MSG_DONTWAIT != 0 || connection.is_nonblocking();
         match connection.send_early(borrow(fd), source, flags, nonblocking, engine) {
             Ok(Early::Sent(n)) => return Outcome::Done(n),
@@ -74,7 +76,10 @@ pub(crate) fn recv(
             let received = smc.recv(borrow(fd), sink, flags, arming);
             connection.note_bytes(smc);
             if arming == Arming::Later
-                && matches!(received, Ok(Received { unarmed: true, .. }) | Err(Errno::AGAIN))
+                && matches!(
+                    received,
+                    Ok(Received { unarmed: true, .. }) | Err(Errno::AGAIN)
+                )
             {
                 stream.watch.left_unarmed(stream, smc);
             }
@@ -106,13 +111,10 @@ fn would_wait(stream: &StreamRef, flags: i32) -> bool {
 }
 
 #[cold]
-fn recv_special(
-    fd: RawFd,
-    stream: &StreamRef,
-    sink: &mut impl Sink,
-    flags: i32,
-) -> Outcome<usize> {
-    let Some(smc) = stream.connection.smc() else { return Outcome::PassOn(PassOn::OnTcp) };
+fn recv_special(fd: RawFd, stream: &StreamRef, sink: &mut impl Sink, flags: i32) -> Outcome<usize> {
+    let Some(smc) = stream.connection.smc() else {
+        return Outcome::PassOn(PassOn::OnTcp);
+    };
     if flags & libc::MSG_ERRQUEUE != 0 {
         // SMC queues no errors.
         return Outcome::Failed(Errno::AGAIN);
@@ -157,6 +159,11 @@ pub(crate) unsafe fn with_slices<T>(
 pub(crate) fn raise_sigpipe() {
     // SAFETY: takes integers.
     unsafe {
-        libc::syscall(libc::SYS_tgkill, sys::getpid(), sys::gettid(), libc::SIGPIPE);
+        libc::syscall(
+            libc::SYS_tgkill,
+            sys::getpid(),
+            sys::gettid(),
+            libc::SIGPIPE,
+        );
     }
 }

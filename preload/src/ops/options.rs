@@ -110,16 +110,20 @@ fn forbids(level: c_int, name: c_int, value: Option<i32>) -> Option<Reason> {
 
 /// getsockopt() of a stream.
 pub(crate) fn get(fd: RawFd, level: c_int, name: c_int, buf: &mut [u8]) -> Outcome<usize> {
-    let Some(stream) = table::stream(fd) else { return Outcome::PassOn(PassOn::NotOurs) };
-    let Some(tcp) = stream.connection.tcp() else { return Outcome::PassOn(PassOn::OnTcp) };
-    if (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR) {
-        if let Some(smc) = stream.connection.smc() {
-            let error = smc.take_error().map_or(0, |errno| errno.raw_os_error());
-            let raw = error.to_ne_bytes();
-            let len = raw.len().min(buf.len());
-            buf[..len].copy_from_slice(&raw[..len]);
-            return Outcome::Done(len);
-        }
+    let Some(stream) = table::stream(fd) else {
+        return Outcome::PassOn(PassOn::NotOurs);
+    };
+    let Some(tcp) = stream.connection.tcp() else {
+        return Outcome::PassOn(PassOn::OnTcp);
+    };
+    if (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR)
+        && let Some(smc) = stream.connection.smc()
+    {
+        let error = smc.take_error().map_or(0, |errno| errno.raw_os_error());
+        let raw = error.to_ne_bytes();
+        let len = raw.len().min(buf.len());
+        buf[..len].copy_from_slice(&raw[..len]);
+        return Outcome::Done(len);
     }
     sys::get_bytes(tcp, level, name, buf).into()
 }
@@ -167,4 +171,14 @@ pub(crate) unsafe fn bytes<'a>(value: *const c_void, len: u32) -> &'a [u8] {
     }
     // SAFETY: by this function's contract.
     unsafe { std::slice::from_raw_parts(value.cast(), len as usize) }
+}
+
+/// `ENOTCONN` for a stream that was reset, as TCP says.
+pub(crate) fn disconnected(fd: RawFd) -> Option<Errno> {
+    let stream = table::stream(fd)?;
+    stream
+        .connection
+        .smc()?
+        .is_reset()
+        .then_some(Errno::NOTCONN)
 }

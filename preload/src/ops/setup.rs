@@ -90,13 +90,14 @@ pub(crate) unsafe fn parse_address(addr: *const sockaddr, len: u32) -> Option<So
 }
 
 /// connect(): `call` makes the real one. Returns what that returned.
-pub(crate) fn connect(
-    fd: RawFd,
-    peer: Option<SocketAddr>,
-    call: impl FnOnce() -> c_int,
-) -> c_int {
-    let (Some(engine), Some(peer)) = (engine(), peer) else { return call() };
-    let Some(plain) = plain(fd) else { return call() };
+pub(crate) fn connect(fd: RawFd, peer: Option<SocketAddr>, call: impl FnOnce() -> c_int) -> c_int {
+    let (Some(engine), Some(peer)) = (engine(), peer) else {
+        return call();
+    };
+    crate::init::publish();
+    let Some(plain) = plain(fd) else {
+        return call();
+    };
     let plan = match plain.forbidden() {
         Some(reason) => Err(reason),
         None => engine.plan_connect(borrow(fd), peer, plain.ttl()),
@@ -155,7 +156,9 @@ fn note_tcp(fd: RawFd, role: Role, reason: Reason) {
 fn install(fd: RawFd, stream: &StreamRef, end: BorrowedFd<'_>) -> Result<(), Errno> {
     let status = real::fcntl(fd, libc::F_GETFL, 0)?;
     let cloexec = real::fcntl(fd, libc::F_GETFD, 0)? & libc::FD_CLOEXEC != 0;
-    stream.connection.set_nonblocking(status & libc::O_NONBLOCK != 0);
+    stream
+        .connection
+        .set_nonblocking(status & libc::O_NONBLOCK != 0);
     real::fcntl(end.as_raw_fd(), libc::F_SETFL, i64::from(status))?;
     super::options::copy_timeouts(borrow(fd), end);
     let sets = sets_with(fd);
@@ -179,7 +182,10 @@ fn install(fd: RawFd, stream: &StreamRef, end: BorrowedFd<'_>) -> Result<(), Err
 fn back_to_tcp(stream: &StreamRef, tcp: BorrowedFd<'_>) {
     let guard = table::lock();
     let fds = std::mem::take(&mut *stream.fds.lock());
-    if let Some(status) = fds.first().and_then(|&fd| real::fcntl(fd, libc::F_GETFL, 0).ok()) {
+    if let Some(status) = fds
+        .first()
+        .and_then(|&fd| real::fcntl(fd, libc::F_GETFL, 0).ok())
+    {
         let _ = real::fcntl(tcp.as_raw_fd(), libc::F_SETFL, i64::from(status));
     }
     let plain = Arc::new(Plain::connected(stream.connection.slot()));
@@ -211,17 +217,24 @@ fn sets_with(fd: RawFd) -> Vec<Membership> {
 
 fn sets_with_locked(fd: RawFd, guard: &parking_lot::MutexGuard<'_, ()>) -> Vec<Membership> {
     let sets = table::sets(guard).into_iter();
-    sets.filter_map(|(epfd, set)| set.member(fd).map(|member| (epfd, set, member))).collect()
+    sets.filter_map(|(epfd, set)| set.member(fd).map(|member| (epfd, set, member)))
+        .collect()
 }
 
 fn ctl(epfd: RawFd, op: c_int, fd: RawFd, member: &watch::set::Member) {
-    let mut event = libc::epoll_event { events: member.events, u64: member.data };
+    let mut event = libc::epoll_event {
+        events: member.events,
+        u64: member.data,
+    };
     real::epoll_ctl(epfd, op, fd, &mut event);
 }
 
 /// listen(): `call` makes the real one.
 pub(crate) fn listen(fd: RawFd, call: impl FnOnce() -> c_int) -> c_int {
-    let (Some(engine), Some(plain)) = (engine(), plain(fd)) else { return call() };
+    let (Some(engine), Some(plain)) = (engine(), plain(fd)) else {
+        return call();
+    };
+    crate::init::publish();
     if plain.forbidden().is_none() {
         // Before the first SYN.
         let _ = engine.listening(borrow(fd));
@@ -238,7 +251,9 @@ fn announce(engine: &Engine, fd: RawFd, plain: &Plain) {
     if plain.forbidden().is_some() {
         return;
     }
-    let Some(local) = local_address(fd) else { return };
+    let Some(local) = local_address(fd) else {
+        return;
+    };
     if !plain.is_listening() {
         plain.set_slot(PUBLISHER.add(&ConnInfo {
             state: State::Listen,
@@ -261,7 +276,9 @@ fn local_address(fd: RawFd) -> Option<SocketAddr> {
 /// Returns `fd`.
 pub(crate) fn accepted(listener: RawFd, fd: RawFd) -> RawFd {
     let Some(engine) = engine() else { return fd };
-    let Some(plain) = plain(listener) else { return fd };
+    let Some(plain) = plain(listener) else {
+        return fd;
+    };
     if !plain.is_listening() {
         // It was made to listen by somebody else: by systemd, before an exec.
         if engine.listening(borrow(listener)).is_ok() {
@@ -292,4 +309,12 @@ pub(crate) fn accepted(listener: RawFd, fd: RawFd) -> RawFd {
     }
     real::set_errno(errno);
     fd
+}
+
+/// The program sends data with the SYN, which no handshake can precede.
+pub(crate) fn fast_open(fd: RawFd) {
+    if let Some(plain) = plain(fd) {
+        plain.forbid(Reason::FastOpen);
+        note_tcp(fd, Role::Client, Reason::FastOpen);
+    }
 }

@@ -30,7 +30,9 @@ pub(crate) fn created(epfd: RawFd) {
 
 /// epoll_ctl succeeded in the kernel.
 pub(crate) fn controlled(epfd: RawFd, op: i32, fd: RawFd, event: Option<epoll_event>) {
-    let Entry::Set(set) = table::entry(epfd) else { return };
+    let Entry::Set(set) = table::entry(epfd) else {
+        return;
+    };
     if let Entry::Set(inner) = table::entry(fd) {
         inner.set_nested();
         return;
@@ -88,19 +90,16 @@ pub(crate) fn wait(epfd: RawFd, out: &mut [epoll_event], wait: &Wait) -> Outcome
     if !table::is_known(epfd) {
         return Outcome::PassOn(PassOn::NotOurs);
     }
-    let Entry::Set(set) = table::entry(epfd) else { return Outcome::PassOn(PassOn::NotOurs) };
+    let Entry::Set(set) = table::entry(epfd) else {
+        return Outcome::PassOn(PassOn::NotOurs);
+    };
     if !set.has_streams() || out.is_empty() {
         return Outcome::PassOn(PassOn::NotOurs);
     }
     wait_on(&set, epfd, out, wait).into()
 }
 
-fn wait_on(
-    set: &Set,
-    epfd: RawFd,
-    out: &mut [epoll_event],
-    wait: &Wait,
-) -> Result<usize, Errno> {
+fn wait_on(set: &Set, epfd: RawFd, out: &mut [epoll_event], wait: &Wait) -> Result<usize, Errno> {
     let deadline = wait.timeout.map(|timeout| Instant::now() + timeout);
     loop {
         let found = look(set, epfd, out)?;
@@ -112,13 +111,23 @@ fn wait_on(
             let mut rounds = 0u32;
             spin::spin(&set.spin_ns, || {
                 rounds += 1;
-                found = if rounds % 64 == 0 { look(set, epfd, out) } else { Ok(set.scan(out)) };
+                found = if rounds.is_multiple_of(64) {
+                    look(set, epfd, out)
+                } else {
+                    Ok(set.scan(out))
+                };
                 found != Ok(0)
             });
             if found? > 0 {
                 // What the kernel has ready is reported in the same call.
                 let found = found?;
-                let more = kernel(set, epfd, &mut out[found..], Some(Duration::ZERO), wait.sigmask)?;
+                let more = kernel(
+                    set,
+                    epfd,
+                    &mut out[found..],
+                    Some(Duration::ZERO),
+                    wait.sigmask,
+                )?;
                 return Ok(merge(out, found, more));
             }
         }
@@ -142,8 +151,13 @@ fn wait_on(
 /// What is ready now.
 fn look(set: &Set, epfd: RawFd, out: &mut [epoll_event]) -> Result<usize, Errno> {
     let found = set.scan(out);
-    let more =
-        kernel(set, epfd, &mut out[found..], Some(Duration::ZERO), std::ptr::null())?;
+    let more = kernel(
+        set,
+        epfd,
+        &mut out[found..],
+        Some(Duration::ZERO),
+        std::ptr::null(),
+    )?;
     Ok(merge(out, found, more))
 }
 

@@ -63,10 +63,10 @@ impl Watch {
     /// The ring was left empty and nobody asked for bells: the looker will, before it sleeps.
     #[inline]
     pub(crate) fn left_unarmed(&self, stream: &StreamRef, smc: &Smc) {
-        if let Some(set) = self.looker() {
-            if !self.in_hot.load(Ordering::Relaxed) {
-                set.make_hot(stream, smc, self.looker_fd.load(Ordering::Relaxed));
-            }
+        if let Some(set) = self.looker()
+            && !self.in_hot.load(Ordering::Relaxed)
+        {
+            set.make_hot(stream, smc, self.looker_fd.load(Ordering::Relaxed));
         }
     }
 

@@ -77,7 +77,7 @@ fn wait_for(fds: &mut [pollfd], streams: &Streams, wait: &Wait) -> Result<usize,
         let spun = budget.is_some_and(|budget| {
             spin::spin(budget, || {
                 rounds += 1;
-                if others && rounds % 32 == 0 {
+                if others && rounds.is_multiple_of(32) {
                     early = ask_kernel(fds, streams, Some(Duration::ZERO), std::ptr::null());
                     return early != Ok(0);
                 }

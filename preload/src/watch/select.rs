@@ -42,7 +42,13 @@ fn change(set: *mut fd_set, fd: usize, on: bool) {
     }
     let (word, mask) = bit(set, fd);
     // SAFETY: the program promised `nfds` bits.
-    unsafe { word.write(if on { word.read() | mask } else { word.read() & !mask }) }
+    unsafe {
+        word.write(if on {
+            word.read() | mask
+        } else {
+            word.read() & !mask
+        })
+    }
 }
 
 /// Changes the sets only on success, like select.
@@ -63,7 +69,11 @@ pub(crate) fn select(sets: &Sets, wait: &Wait) -> Outcome<usize> {
         let events = all.iter().zip(wants).filter(|(set, _)| is_set(**set, fd));
         let events = events.fold(0, |sum, (_, want)| sum | want);
         if events != 0 {
-            fds.push(pollfd { fd: fd as RawFd, events, revents: 0 });
+            fds.push(pollfd {
+                fd: fd as RawFd,
+                events,
+                revents: 0,
+            });
         }
     }
     match poll::poll(&mut fds, wait) {

@@ -90,7 +90,10 @@ fn progress(smc: &Smc) -> u64 {
 impl Set {
     /// The set behind a new epoll descriptor.
     pub(crate) fn new(epfd: RawFd) -> Self {
-        Self { epfd: AtomicI32::new(epfd), ..Self::default() }
+        Self {
+            epfd: AtomicI32::new(epfd),
+            ..Self::default()
+        }
     }
 
     /// Whether there are streams in the set.
@@ -107,8 +110,13 @@ impl Set {
     /// The set's own readiness is asked of the kernel from now on.
     pub(crate) fn set_nested(&self) {
         self.nested.store(true, Ordering::Relaxed);
-        let members: Vec<StreamRef> =
-            self.state.lock().members.values().filter_map(|m| m.stream.clone()).collect();
+        let members: Vec<StreamRef> = self
+            .state
+            .lock()
+            .members
+            .values()
+            .filter_map(|m| m.stream.clone())
+            .collect();
         for stream in members {
             stream.watch.set_looker(None, stream.connection.smc());
         }
@@ -117,7 +125,15 @@ impl Set {
     pub(crate) fn insert(&self, fd: RawFd, events: u32, data: u64, stream: Option<StreamRef>) {
         let mut state = self.state.lock();
         let is_stream = stream.is_some();
-        let old = state.members.insert(fd, Member { events, data, stream, silenced: false });
+        let old = state.members.insert(
+            fd,
+            Member {
+                events,
+                data,
+                stream,
+                silenced: false,
+            },
+        );
         if let Some(old) = &old {
             state.by_data.remove(&old.data);
             state.hot.retain(|hot| hot.fd != fd);
@@ -126,7 +142,8 @@ impl Set {
             state.by_data.insert(data, fd);
         }
         let was = usize::from(old.is_some_and(|old| old.stream.is_some()));
-        self.streams.fetch_add(usize::from(is_stream), Ordering::Relaxed);
+        self.streams
+            .fetch_add(usize::from(is_stream), Ordering::Relaxed);
         self.streams.fetch_sub(was, Ordering::Relaxed);
     }
 
@@ -187,7 +204,13 @@ impl Set {
         // What is there now was reported, or is what the program just left.
         let reported = progress(smc);
         let stream = stream.clone();
-        state.hot.push(Hot { fd, stream, events, data, reported });
+        state.hot.push(Hot {
+            fd,
+            stream,
+            events,
+            data,
+            reported,
+        });
         drop(state);
         if asleep {
             // Something arrived before we armed, and will not ring.
@@ -200,7 +223,10 @@ impl Set {
         let kicker = self.kicker.get_or_try_init(|| {
             let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
             let fd = fds::raise(rustix::event::eventfd(0, flags)?);
-            let mut event = epoll_event { events: libc::EPOLLIN as u32 | EDGE, u64: self.kick_data() };
+            let mut event = epoll_event {
+                events: libc::EPOLLIN as u32 | EDGE,
+                u64: self.kick_data(),
+            };
             let epfd = self.epfd.load(Ordering::Relaxed);
             crate::real::epoll_ctl(epfd, libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &mut event);
             Ok::<_, rustix::io::Errno>(fd)
@@ -217,7 +243,9 @@ impl Set {
 
     /// As [`Self::make_hot`] for a member just added: what is there is news.
     pub(crate) fn look_at_new(&self, stream: &StreamRef, fd: RawFd) {
-        let Some(smc) = stream.connection.smc() else { return };
+        let Some(smc) = stream.connection.smc() else {
+            return;
+        };
         self.make_hot(stream, smc, fd);
         let mut state = self.state.lock();
         if let Some(hot) = state.hot.iter_mut().find(|hot| hot.fd == fd) {
@@ -248,7 +276,9 @@ impl Set {
                 return found;
             }
             let hot = &mut state.hot[(state.next + step) % count];
-            let Some(smc) = hot.stream.connection.smc() else { continue };
+            let Some(smc) = hot.stream.connection.smc() else {
+                continue;
+            };
             // Only arrivals and ends are found here; writability alone is the kernel's matter.
             let mask = ready(smc, hot.events);
             let wakes = mask & !(libc::EPOLLOUT | libc::EPOLLWRNORM) as u32;
@@ -262,7 +292,10 @@ impl Set {
                 }
                 hot.reported = now;
             }
-            out[found] = epoll_event { events: mask, u64: hot.data };
+            out[found] = epoll_event {
+                events: mask,
+                u64: hot.data,
+            };
             found += 1;
         }
         found
@@ -275,7 +308,9 @@ impl Set {
         let state = &mut *guard;
         self.sleepers.fetch_add(1, Ordering::SeqCst);
         for hot in &state.hot {
-            let Some(smc) = hot.stream.connection.smc() else { continue };
+            let Some(smc) = hot.stream.connection.smc() else {
+                continue;
+            };
             let idle = smc.arm()
                 || hot.events & EDGE != 0 && progress(smc) == hot.reported
                 || ready(smc, hot.events) & !(libc::EPOLLOUT as u32) == 0;
@@ -303,7 +338,10 @@ impl Set {
             let event = events[at];
             let mask = self.corrected(epfd, event);
             if mask != 0 {
-                events[kept] = epoll_event { events: mask, u64: event.u64 };
+                events[kept] = epoll_event {
+                    events: mask,
+                    u64: event.u64,
+                };
                 kept += 1;
             }
         }
@@ -316,10 +354,18 @@ impl Set {
         if data == self.kick_data() {
             return 0;
         }
-        let Some(&fd) = state.by_data.get(&data) else { return event.events };
-        let Some(member) = state.members.get(&fd).cloned() else { return event.events };
-        let Some(stream) = &member.stream else { return event.events };
-        let Some(smc) = stream.connection.smc() else { return event.events };
+        let Some(&fd) = state.by_data.get(&data) else {
+            return event.events;
+        };
+        let Some(member) = state.members.get(&fd).cloned() else {
+            return event.events;
+        };
+        let Some(stream) = &member.stream else {
+            return event.events;
+        };
+        let Some(smc) = stream.connection.smc() else {
+            return event.events;
+        };
         let seen = event.events;
         let kernel_in = (libc::EPOLLIN | libc::EPOLLHUP | libc::EPOLLRDHUP) as u32;
         let mut mask = ready(smc, member.events);
@@ -340,7 +386,10 @@ impl Set {
             let quiet = seen & ALWAYS != 0 && !member.silenced && member.events & EDGE == 0;
             if quiet || member.events & ONCE != 0 {
                 let extra = if quiet { EDGE } else { 0 };
-                let mut again = epoll_event { events: member.events | extra, u64: data };
+                let mut again = epoll_event {
+                    events: member.events | extra,
+                    u64: data,
+                };
                 if let Some(member) = state.members.get_mut(&fd) {
                     member.silenced = quiet;
                 }

@@ -57,7 +57,11 @@ pub struct Pending {
 
 impl std::fmt::Debug for Pending {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Pending({} -> {}, {} bytes early)", self.local, self.peer, self.early)
+        write!(
+            f,
+            "Pending({} -> {}, {} bytes early)",
+            self.local, self.peer, self.early
+        )
     }
 }
 
@@ -81,7 +85,11 @@ impl Engine {
         if !syn::set_hint(fd, ipv6) {
             return Err(Reason::Unsupported);
         }
-        Ok(ConnectPlan { began: Instant::now(), ipv6, ttl })
+        Ok(ConnectPlan {
+            began: Instant::now(),
+            ipv6,
+            ttl,
+        })
     }
 
     /// The program's connect() returned `outcome`. If the TCP connection is established, makes
@@ -104,7 +112,11 @@ impl Engine {
         }
         let internal = |errno: Errno| {
             log::debug!("connect: {errno}");
-            Some(if errno == Errno::MFILE { Reason::Descriptors } else { Reason::Internal })
+            Some(if errno == Errno::MFILE {
+                Reason::Descriptors
+            } else {
+                Reason::Internal
+            })
         };
         let (local, peer) = addresses(fd).map_err(internal)?;
         if local.ip().to_canonical() != peer.ip().to_canonical()
@@ -144,7 +156,11 @@ impl Engine {
             buffer: None,
         };
         let connection = Arc::new(Connection::pending(tcp, slot));
-        Ok(Connecting { connection, pending, end })
+        Ok(Connecting {
+            connection,
+            pending,
+            end,
+        })
     }
 }
 

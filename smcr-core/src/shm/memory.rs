@@ -41,8 +41,9 @@ unsafe impl Send for Memory {}
 // SAFETY: as above.
 unsafe impl Sync for Memory {}
 
-const SEALS: SealFlags =
-    SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+const SEALS: SealFlags = SealFlags::SHRINK
+    .union(SealFlags::GROW)
+    .union(SealFlags::SEAL);
 
 impl Memory {
     /// Makes `len` bytes of zeroed, sealed memory. Pages are taken from the system as they are
@@ -56,8 +57,7 @@ impl Memory {
 
     /// Maps memory that a peer passed to us, after checking its seals and its size.
     pub fn from_peer(fd: OwnedFd, len: usize) -> Result<Self, MemoryError> {
-        let seals =
-            rustix::fs::fcntl_get_seals(&fd).map_err(|_| MemoryError::NotSealed)?;
+        let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|_| MemoryError::NotSealed)?;
         if !seals.contains(SEALS) {
             return Err(MemoryError::NotSealed);
         }
@@ -88,11 +88,6 @@ impl Memory {
     /// The first byte; valid for `len()` bytes as long as `self` lives.
     pub fn base(&self) -> NonNull<u8> {
         self.base
-    }
-
-    /// Size in bytes.
-    pub fn len(&self) -> usize {
-        self.len
     }
 
     /// The memfd.

@@ -116,7 +116,7 @@ impl Mapping {
     }
 
     /// Backs all the slots there will ever be, for kernels that cannot do so later.
-    fn populate_prefix(&mut self, file: BorrowedFd<'_>) -> Result<(), Errno> {
+    pub(super) fn populate_prefix(&mut self, file: BorrowedFd<'_>) -> Result<(), Errno> {
         self.capacity = self.capacity.min(PREFIX_SLOTS);
         let len = file_len(self.capacity) as u64;
         rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len)?;
@@ -190,7 +190,8 @@ impl Mapping {
     }
 
     /// Takes over the slots of `parent`, which this process inherited by a fork: they keep their
-    /// indices. Slots of connections that the parent is just adding or removing may be missing.
+    /// indices. A connection that another thread of the parent was just adding or removing may be
+    /// missing, or stay listed until the child ends.
     ///
     /// # Errors
     /// Those of [`Mapping::populate`].

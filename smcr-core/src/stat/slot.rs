@@ -98,26 +98,15 @@ impl Slot {
         }
     }
 
-    /// Changes the state. A connection that leaves INIT for anything but CLOSED is counted in its
-    /// mode.
+    /// Changes the state.
     pub fn set_state(&self, state: State) {
-        let Some(old) = self.update(|meta| Meta { state, ..meta }) else {
-            return;
-        };
-        if is_made(state) && !is_made(old.state) {
-            self.count(old.mode.counter(), 1);
-        }
+        self.update(|meta| Meta { state, ..meta });
     }
 
-    /// Changes what carries the connection; counted in the new mode if the connection has left
-    /// INIT.
+    /// Changes what carries the connection. Does not count it: the caller does, because it also
+    /// knows of connections that are not listed.
     pub fn set_mode(&self, mode: Mode) {
-        let Some(old) = self.update(|meta| Meta { mode, ..meta }) else {
-            return;
-        };
-        if is_made(old.state) && old.mode != mode {
-            self.count(mode.counter(), 1);
-        }
+        self.update(|meta| Meta { mode, ..meta });
     }
 
     /// Says why the connection is on TCP. Does not count the reason, see
@@ -195,9 +184,6 @@ impl Slot {
             }
             cell.meta.store(meta.encode(), Ordering::Relaxed);
         });
-        if is_made(info.state) {
-            self.count(info.mode.counter(), 1);
-        }
     }
 
     #[inline]
@@ -221,16 +207,15 @@ impl Slot {
             .filter(|cell| cell.generation.load(Ordering::Relaxed) == self.generation)
     }
 
-    /// Changes the small fields and returns what they were.
-    fn update(&self, change: impl Fn(Meta) -> Meta) -> Option<Meta> {
-        let cell = self.current()?;
-        let old = cell
+    /// Changes the small fields.
+    fn update(&self, change: impl Fn(Meta) -> Meta) {
+        let Some(cell) = self.current() else { return };
+        // Fails if another thread removed the connection since the generation was looked at.
+        let _ = cell
             .meta
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |old| {
-                // 0: removed by another thread since the generation was looked at.
-                Some(change(Meta::decode(Some(old).filter(|m| m & 0xff != 0)?)?).encode())
+                Meta::decode(old).map(|meta| change(meta).encode())
             });
-        old.ok().and_then(Meta::decode)
     }
 
     fn count(&self, counter: Counter, by: u64) {
@@ -252,11 +237,6 @@ impl Slot {
         self.count(sent, own(&cell.sent, &cell.inherited_sent));
         self.count(received, own(&cell.received, &cell.inherited_received));
     }
-}
-
-/// Whether a connection in this state exists or existed, as opposed to being tried.
-fn is_made(state: State) -> bool {
-    !matches!(state, State::Init | State::Listen | State::Closed)
 }
 
 /// The four bytes that describe a connection in words.

@@ -95,7 +95,7 @@ words! {
 words! {
     /// A number that only grows while the process lives. Fallbacks by reason are counted apart.
     Counter {
-        /// Connections that were tcp when they were closed, or fell back to it.
+        /// Connections that fell back to TCP, or were to stay on it.
         ConnectionsTcp = 0, "connections-tcp";
         /// Connections that ever moved to shared memory.
         ConnectionsShm = 1, "connections-shm";
@@ -127,7 +127,7 @@ words! {
 }
 
 impl Mode {
-    /// The counter of connections ever made in this mode.
+    /// The counter of connections ever made in this mode, to be counted when one is.
     pub const fn counter(self) -> Counter {
         match self {
             Self::Tcp => Counter::ConnectionsTcp,

@@ -13,7 +13,7 @@ use super::{Base, connection};
 
 /// Runs `child` in a forked process, which ends as it returns, and gives its process id and
 /// whether it returned true. A zombie is left until `after` has run.
-fn fork(child: impl FnOnce() -> bool, after: impl FnOnce(u32)) -> bool {
+pub(super) fn fork(child: impl FnOnce() -> bool, after: impl FnOnce(u32)) -> bool {
     // SAFETY: the child makes system calls and uses malloc, which glibc keeps usable, and then
     // ends without running any of the parent's destructors.
     let pid = unsafe { libc::fork() };

@@ -2,6 +2,7 @@
 
 mod hostile;
 mod lifetime;
+mod limits;
 mod roundtrip;
 
 use std::net::SocketAddr;

@@ -56,8 +56,7 @@ fn connection_is_followed() {
     let process = base.read_one();
     assert!(process.connections.is_empty());
     assert_eq!(process.bytes(Mode::Shm), (1 << 40, 3));
-    assert_eq!(process.counter(Counter::ConnectionsShm), 1);
-    assert_eq!(process.counter(Counter::ConnectionsTcp), 0);
+    assert_eq!(process.bytes(Mode::Rdma), (0, 0));
 }
 
 #[test]
@@ -72,6 +71,7 @@ fn fallback_is_counted_by_reason() {
     }
     publisher.fallback(Reason::Rule);
     publisher.count_by(Counter::PassedOn, 5);
+    publisher.count(Mode::Tcp.counter());
     let process = base.read_one();
     let shown: Vec<_> = process.connections.iter().map(|c| c.reason).collect();
     assert_eq!(
@@ -84,37 +84,8 @@ fn fallback_is_counted_by_reason() {
         .collect();
     assert_eq!(process.fallbacks().collect::<Vec<_>>(), expected);
     assert_eq!(process.counter(Counter::PassedOn), 5);
-    let count = Reason::ALL.len() as u64;
-    assert_eq!(process.counter(Counter::ConnectionsTcp), count);
+    assert_eq!(process.counter(Counter::ConnectionsTcp), 1);
     assert_eq!(publisher.fallbacks(Reason::Rule), 2);
-}
-
-#[test]
-fn a_connection_is_counted_once_in_each_mode_it_had() {
-    let publisher = Base::new().publisher();
-    let made = |mode: Mode| publisher.counter(mode.counter());
-    let slot = publisher.add(&connection());
-    slot.set_state(State::Closed);
-    slot.remove();
-    assert_eq!([made(Mode::Tcp), made(Mode::Shm)], [0, 0]);
-    let slot = publisher.add(&connection());
-    slot.set_state(State::Active);
-    slot.set_state(State::PeerCloseWait1);
-    slot.set_mode(Mode::Tcp);
-    assert_eq!([made(Mode::Tcp), made(Mode::Shm)], [1, 0]);
-    slot.set_mode(Mode::Shm);
-    assert_eq!([made(Mode::Tcp), made(Mode::Shm)], [1, 1]);
-    publisher.add(&ConnInfo {
-        state: State::Active,
-        mode: Mode::Rdma,
-        ..connection()
-    });
-    publisher.add(&ConnInfo {
-        state: State::Listen,
-        role: Role::Server,
-        ..connection()
-    });
-    assert_eq!([made(Mode::Tcp), made(Mode::Rdma)], [1, 1]);
 }
 
 #[test]
