@@ -17,6 +17,8 @@ static CONSTRUCTOR: extern "C" fn() = construct;
 static DESTRUCTOR: extern "C" fn() = destruct;
 
 extern "C" fn construct() {
+    // A bug of ours is not for the program's stderr.
+    std::panic::set_hook(Box::new(|info| log::error!("{info}")));
     // A panic must not reach the linker; without the engine every call is passed on.
     let _ = std::panic::catch_unwind(start);
 }

@@ -13,9 +13,28 @@ pub(crate) fn set_errno(errno: Errno) {
     unsafe { *libc::__errno_location() = errno.raw_os_error() };
 }
 
+/// errno after a call that failed.
 pub(crate) fn errno() -> Errno {
     // SAFETY: as above.
     Errno::from_raw_os_error(unsafe { *libc::__errno_location() })
+}
+
+/// Puts errno back when dropped: what the library does inside a call that succeeded is not to be
+/// seen there.
+pub(crate) struct KeepErrno(i32);
+
+impl KeepErrno {
+    pub(crate) fn new() -> Self {
+        // SAFETY: as above.
+        Self(unsafe { *libc::__errno_location() })
+    }
+}
+
+impl Drop for KeepErrno {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { *libc::__errno_location() = self.0 };
+    }
 }
 
 fn check(ret: c_long) -> Result<c_long, Errno> {

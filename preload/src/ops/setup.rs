@@ -106,6 +106,7 @@ pub(crate) fn connect(fd: RawFd, peer: Option<SocketAddr>, call: impl FnOnce() -
         Ok(plan) => plan,
         Err(reason) => {
             let ret = call();
+            let _errno = real::KeepErrno::new();
             if ret == 0 || real::errno() == Errno::INPROGRESS {
                 note_tcp(fd, Role::Client, reason);
             }
@@ -113,8 +114,8 @@ pub(crate) fn connect(fd: RawFd, peer: Option<SocketAddr>, call: impl FnOnce() -
         }
     };
     let ret = call();
-    let errno = real::errno();
-    let outcome = if ret == 0 { Ok(()) } else { Err(errno) };
+    let _errno = real::KeepErrno::new();
+    let outcome = if ret == 0 { Ok(()) } else { Err(real::errno()) };
     match engine.connected(&plan, borrow(fd), outcome) {
         Ok(mut connecting) => {
             let connection = connecting.connection;
@@ -131,7 +132,6 @@ pub(crate) fn connect(fd: RawFd, peer: Option<SocketAddr>, call: impl FnOnce() -
         Err(Some(reason)) => note_tcp(fd, Role::Client, reason),
         Err(None) => {}
     }
-    real::set_errno(errno);
     ret
 }
 
@@ -276,6 +276,7 @@ fn local_address(fd: RawFd) -> Option<SocketAddr> {
 /// Returns `fd`.
 pub(crate) fn accepted(listener: RawFd, fd: RawFd) -> RawFd {
     let Some(engine) = engine() else { return fd };
+    let _errno = real::KeepErrno::new();
     let Some(plain) = plain(listener) else {
         return fd;
     };
@@ -290,7 +291,6 @@ pub(crate) fn accepted(listener: RawFd, fd: RawFd) -> RawFd {
             plain.set_presence(engine.announce(local.port()));
         }
     }
-    let errno = real::errno();
     put(fd, Entry::Plain(Arc::new(Plain::new())));
     let accepted = match plain.forbidden() {
         Some(reason) => Err(reason),
@@ -307,7 +307,6 @@ pub(crate) fn accepted(listener: RawFd, fd: RawFd) -> RawFd {
         }
         Err(reason) => note_tcp(fd, Role::Server, reason),
     }
-    real::set_errno(errno);
     fd
 }
 
