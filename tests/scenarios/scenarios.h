@@ -43,6 +43,7 @@
 #include <sys/uio.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <linux/sockios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -132,6 +133,11 @@ void name_say(const char *label, const struct sockaddr *sa, socklen_t given, soc
 #define LOOK(FD) look_say(#FD, FD)
 #define SO_ERROR_OF(FD) error_say(#FD, FD)
 #define FLAGS_OF(FD) flags_say(#FD, FD)
+void epoll_ctl_say(int ep, int op, int fd, uint32_t events, char tag);
+/* The tag stands for the descriptor in the events written down later. */
+#define ADD(EP, FD, EVENTS, TAG) epoll_ctl_say(EP, EPOLL_CTL_ADD, FD, EVENTS, TAG)
+#define MOD(EP, FD, EVENTS, TAG) epoll_ctl_say(EP, EPOLL_CTL_MOD, FD, EVENTS, TAG)
+#define DEL(EP, FD, TAG) epoll_ctl_say(EP, EPOLL_CTL_DEL, FD, 0, TAG)
 #define EPOLL_WAIT(EP, MAX, TIMEOUT) epoll_wait_say(#EP, EP, MAX, TIMEOUT)
 
 /* ---- waiting ----------------------------------------------------------- */

@@ -185,22 +185,24 @@ uint64_t fill(int fd, uint64_t offset)
 {
     char buf[16384];
     uint64_t total = 0;
-    for (;;) {
+    /* What is under way may still make room, and TCP's send takes data for
+     * longer than its poll says so: full is what stays full for both. */
+    for (int refused = 0; refused < 5;) {
         pattern(buf, offset + total, sizeof buf);
         ssize_t k = send(fd, buf, sizeof buf, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (k > 0) {
             total += (uint64_t)k;
+            refused = 0;
             continue;
         }
         if (k < 0 && errno == EINTR)
             continue;
         if (k == 0 || errno != EAGAIN)
             die("fill: send = %zd", k);
-        /* What is under way may still make room: full is what stays full. */
         struct pollfd p = {fd, POLLOUT, 0};
-        if (poll(&p, 1, 100) == 0)
-            return total;
+        refused = poll(&p, 1, 25) == 0 ? refused + 1 : 0;
     }
+    return total;
 }
 
 bool drain(int fd, uint64_t offset, uint64_t n)

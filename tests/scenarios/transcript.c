@@ -294,6 +294,18 @@ void flags_say(const char *name, int fd)
     say("flags of %s: F_GETFL %#x F_GETFD %d", name, fl == -1 ? -1 : fl & ~O_LARGEFILE, fdfl);
 }
 
+void epoll_ctl_say(int ep, int op, int fd, uint32_t events, char tag)
+{
+    struct epoll_event ev = {.events = events, .data.u64 = (uint64_t)tag};
+    static const char *const ops[] = {"", "ADD", "DEL", "MOD"};
+    errno = 0;
+    int rc = epoll_ctl(ep, op, fd, &ev);
+    say("epoll_ctl %s %c %s%s%s%s = %d %s", ops[op], tag,
+        epoll_names(events & 0xffff), events & EPOLLET ? "|ET" : "",
+        events & EPOLLONESHOT ? "|ONESHOT" : "", events & EPOLLEXCLUSIVE ? "|EXCLUSIVE" : "", rc,
+        rc ? errno_name(errno) : "");
+}
+
 int epoll_wait_say(const char *name, int ep, int max, int timeout)
 {
     struct epoll_event ev[64];
