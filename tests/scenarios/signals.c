@@ -65,9 +65,9 @@ static void sleeper(struct task *t)
         RECV(fd, 10, MSG_WAITALL);
         break;
     case IN_SEND: {
-        errno = 0;
         long n = send(fd, big, sizeof big, 0);
-        say("send was cut short: %d %s", n < (long)sizeof big, n < 0 ? errno_name(errno) : "");
+        /* Some may have found room before the signal came. */
+        say("send was cut short: %d", (n > 0 && n < (long)sizeof big) || errno == EINTR);
         break;
     }
     case IN_POLL:

@@ -185,9 +185,10 @@ uint64_t fill(int fd, uint64_t offset)
 {
     char buf[16384];
     uint64_t total = 0;
-    /* What is under way may still make room, and TCP's send takes data for
-     * longer than its poll says so: full is what stays full for both. */
-    for (int refused = 0; refused < 5;) {
+    /* What is under way may still make room (TCP's window probe comes after
+     * 200 ms), and TCP's send takes data for longer than its poll says so: full
+     * is what stays full for both. */
+    for (int refused = 0; refused < 8;) {
         pattern(buf, offset + total, sizeof buf);
         ssize_t k = send(fd, buf, sizeof buf, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (k > 0) {
@@ -200,7 +201,7 @@ uint64_t fill(int fd, uint64_t offset)
         if (k == 0 || errno != EAGAIN)
             die("fill: send = %zd", k);
         struct pollfd p = {fd, POLLOUT, 0};
-        refused = poll(&p, 1, 25) == 0 ? refused + 1 : 0;
+        refused = poll(&p, 1, 40) == 0 ? refused + 1 : 0;
     }
     return total;
 }
