@@ -1,0 +1,241 @@
+/* exec and spawn with inherited connections. */
+#include "scenarios.h"
+#define THEME "exec"
+
+extern char **environ;
+
+ENTRY(exec_echo)
+{
+    FLAGS_OF(fd);
+    RECV(fd, 100, 0);
+    SEND(fd, "from the new image", 0);
+    checkpoint(1);
+    RECV(fd, 100, 0);
+    LOOK(fd);
+    CALL(close(fd));
+}
+
+ENTRY(exec_closed)
+{
+    RECV(fd, 100, 0);
+    FLAGS_OF(fd);
+}
+
+ENTRY(exec_accept)
+{
+    int s = accept_one(fd);
+    RECV(s, 100, MSG_WAITALL);
+    SEND(s, "accepted by the new image", 0);
+    CALL(close(s));
+}
+
+SCENARIO(exec_with_connection, SMC)
+{
+    PAIR(c, s);
+    pid_t pid = fork_child();
+    if (pid == 0) {
+        close(c);
+        exec_entry("exec_echo", s);
+    }
+    CALL(close(s));
+    SEND(c, "to the new image", 0);
+    await(c, POLLIN);
+    RECV(c, 100, 0);
+    CALL(shutdown(c, SHUT_WR));
+    RECV(c, 100, 0);
+    reap(pid);
+    CALL(close(c));
+}
+
+/* Data that the old image left unread. */
+SCENARIO(exec_with_pending_data, SMC)
+{
+    PAIR(c, s);
+    SEND(c, "read before", 0);
+    await(s, POLLIN);
+    RECV(s, 11, 0);
+    SEND(c, "left for the new image", 0);
+    await(s, POLLIN);
+    pid_t pid = fork_child();
+    if (pid == 0) {
+        close(c);
+        exec_entry("exec_echo", s);
+    }
+    CALL(close(s));
+    await(c, POLLIN);
+    RECV(c, 100, 0);
+    CALL(close(c));
+    reap(pid);
+}
+
+SCENARIO(exec_closes_cloexec, SMC)
+{
+    PAIR(c, s);
+    MUST(fcntl(s, F_SETFD, FD_CLOEXEC));
+    pid_t pid = fork_child();
+    if (pid == 0) {
+        close(c);
+        exec_entry("exec_closed", s);
+    }
+    CALL(close(s));
+    await(c, POLLRDHUP);
+    RECV(c, 100, 0);
+    reap(pid);
+    CALL(close(c));
+}
+
+SCENARIO(exec_with_listener, TCP_ONLY)
+{
+    struct addr a;
+    int l = listener(AF_INET, 5, &a);
+    pid_t pid = fork_child();
+    if (pid == 0)
+        exec_entry("exec_accept", l);
+    CALL(close(l));
+    int c = connect_to(&a);
+    SEND(c, "hello", 0);
+    CALL(shutdown(c, SHUT_WR));
+    RECV(c, 100, 0);
+    RECV(c, 100, 0);
+    reap(pid);
+    CALL(close(c));
+}
+
+/* exec in the only process there is. */
+ENTRY(exec_self_second_half)
+{
+    SEND(fd, "after exec", 0);
+    char b[100];
+    long n = recv(fd, b, sizeof b, 0);
+    say("%s", show(b, n));
+    CALL(close(fd));
+}
+
+SCENARIO(exec_of_the_client, SMC)
+{
+    int fd;
+    pid_t pid = fork_pair(&fd);
+    if (pid == 0) {
+        SEND(fd, "before exec ", 0);
+        exec_entry("exec_self_second_half", fd);
+    }
+    RECV(fd, 22, MSG_WAITALL);
+    SEND(fd, "well done", 0);
+    RECV(fd, 10, 0);
+    CALL(close(fd));
+    reap(pid);
+}
+
+SCENARIO(exec_that_fails, SMC)
+{
+    PAIR(c, s);
+    char *argv[] = {"nothing", NULL};
+    CALL(execv("/nonexistent/program", argv));
+    CALL(execvp("no-such-program-anywhere", argv));
+    SEND(c, "still here", 0);
+    await(s, POLLIN);
+    RECV(s, 100, 0);
+    close_both(c, s);
+}
+
+static void cat_over(int c)
+{
+    SEND(c, "through cat", 0);
+    await(c, POLLIN);
+    RECV(c, 100, 0);
+    say("much: %d", send_all(c, 0, 20000, 20000));
+    CALL(shutdown(c, SHUT_WR));
+    say("came back whole: %d", drain_to_eof(c, 0) == 20000);
+}
+
+SCENARIO(spawn_with_file_actions, SMC)
+{
+    PAIR(c, s);
+    MUST(fcntl(c, F_SETFD, FD_CLOEXEC));
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, s, 0);
+    posix_spawn_file_actions_adddup2(&actions, s, 1);
+    posix_spawn_file_actions_addclose(&actions, s);
+    pid_t pid;
+    char *argv[] = {"cat", NULL};
+    say("spawned: %d", posix_spawnp(&pid, "cat", &actions, NULL, argv, environ));
+    CALL(close(s));
+    cat_over(c);
+    reap(pid);
+    CALL(close(c));
+}
+
+SCENARIO(vfork_and_exec, SMC)
+{
+    PAIR(c, s);
+    MUST(fcntl(c, F_SETFD, FD_CLOEXEC));
+    MUST(fcntl(s, F_SETFD, FD_CLOEXEC));
+    char *argv[] = {"cat", NULL};
+    pid_t pid = vfork();
+    if (pid == 0) {
+        dup2(s, 0);
+        dup2(s, 1);
+        execvp("cat", argv);
+        _exit(9);
+    }
+    /* The parent's own copies are untouched by what the child did. */
+    FLAGS_OF(c);
+    FLAGS_OF(s);
+    CALL(close(s));
+    cat_over(c);
+    reap(pid);
+    CALL(close(c));
+}
+
+SCENARIO(vfork_child_exits, SMC)
+{
+    PAIR(c, s);
+    pid_t pid = vfork();
+    if (pid == 0)
+        _exit(5);
+    reap(pid);
+    SEND(c, "still here", 0);
+    await(s, POLLIN);
+    RECV(s, 100, 0);
+    close_both(c, s);
+}
+
+SCENARIO(shell_with_connection, SMC)
+{
+    PAIR(c, s);
+    MUST(fcntl(c, F_SETFD, FD_CLOEXEC));
+    pid_t pid = fork_child();
+    if (pid == 0) {
+        MUST(dup2(s, 0));
+        MUST(dup2(s, 1));
+        close(s);
+        execl("/bin/sh", "sh", "-c", "read line; echo got $line; cat | tr a-z A-Z", NULL);
+        _exit(9);
+    }
+    CALL(close(s));
+    SEND(c, "a line\n", 0);
+    RECV(c, 11, MSG_WAITALL);
+    SEND(c, "more", 0);
+    CALL(shutdown(c, SHUT_WR));
+    RECV(c, 100, MSG_WAITALL);
+    reap(pid);
+    CALL(close(c));
+}
+
+SCENARIO(system_beside_connection, SMC)
+{
+    PAIR(c, s);
+    CALL(system("exit 3"));
+    FILE *p = popen("echo from popen", "r");
+    char line[64] = "";
+    say("%s", fgets(line, sizeof line, p) ? show(line, (long)strlen(line)) : "nothing");
+    CALL(pclose(p));
+    SEND(c, "still here", 0);
+    await(s, POLLIN);
+    RECV(s, 100, 0);
+    /* The children inherited copies; they are gone. */
+    CALL(close(c));
+    await(s, POLLRDHUP);
+    CALL(close(s));
+}
