@@ -82,8 +82,11 @@ fn swallow(stream: &mut dyn Stream) -> Result<()> {
     }
 }
 
+/// Works for a time, gives a figure.
+type Load = fn(&str, Duration) -> Result<f64>;
+
 fn load(work: &str, place: &str, threads: u64, time: Duration) -> Result<f64> {
-    let (work, share): (fn(&str, Duration) -> Result<f64>, f64) = match work {
+    let (work, share): (Load, f64) = match work {
         // Rates of threads add up, round trips are averaged.
         "rate" => (rate, 1.0),
         "ping" => (ping, 1.0 / threads as f64),
