@@ -4,15 +4,20 @@
 //! smcr-load serve rate|ping|stream  PORT|PATH THREADS
 //! smcr-load rate|ping|stream        PORT|PATH THREADS SECONDS     prints one number
 //! ```
+//! The server has one thread per address, 127.0.0.1, 127.0.0.2, ... or PATH, PATH.1, ... For `rate`
+//! each client thread goes round several of them: with one, closed connections in TIME_WAIT would
+//! leave it no free port after some 14,000 connections, and the rate would measure that.
+//!
 //! It knows nothing of the library: whether its connections move is up to LD_PRELOAD.
 
 use std::io::{Error, ErrorKind, Read, Result, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const MESSAGE: usize = 64;
+/// Addresses per client thread of `rate`.
+const ROUND: u64 = 8;
 const CHUNK: usize = 128 << 10;
 
 fn main() -> Result<()> {
@@ -30,16 +35,25 @@ fn main() -> Result<()> {
 }
 
 fn serve(work: &str, place: &str, threads: u64) -> Result<()> {
-    let listener = Arc::new(Listener::bind(place)?);
+    let threads = if work == "rate" {
+        threads * ROUND
+    } else {
+        threads
+    };
     let work: fn(Box<dyn Stream>) -> Result<()> = match work {
         "rate" => |mut stream| echo(&mut *stream, 1),
         "ping" => |mut stream| echo(&mut *stream, MESSAGE),
         "stream" => |mut stream| swallow(&mut *stream),
         _ => return Err(invalid("unknown work")),
     };
-    let workers: Vec<_> = (0..threads)
-        .map(|_| {
-            let listener = Arc::clone(&listener);
+    // The first address comes last: whoever waits for it finds the others too.
+    let listeners: Result<Vec<_>> = (0..threads)
+        .rev()
+        .map(|number| Listener::bind(&Place::new(place, number)?))
+        .collect();
+    let workers: Vec<_> = listeners?
+        .into_iter()
+        .map(|listener| {
             std::thread::spawn(move || {
                 loop {
                     if let Err(error) = listener.accept().and_then(work) {
@@ -83,7 +97,7 @@ fn swallow(stream: &mut dyn Stream) -> Result<()> {
 }
 
 /// Works for a time, gives a figure.
-type Load = fn(&str, Duration) -> Result<f64>;
+type Load = fn(&str, u64, Duration) -> Result<f64>;
 
 fn load(work: &str, place: &str, threads: u64, time: Duration) -> Result<f64> {
     let (work, share): (Load, f64) = match work {
@@ -94,9 +108,9 @@ fn load(work: &str, place: &str, threads: u64, time: Duration) -> Result<f64> {
         _ => return Err(invalid("unknown work")),
     };
     let workers: Vec<_> = (0..threads)
-        .map(|_| {
+        .map(|thread| {
             let place = place.to_owned();
-            std::thread::spawn(move || work(&place, time))
+            std::thread::spawn(move || work(&place, thread, time))
         })
         .collect();
     let mut sum = 0.0;
@@ -107,11 +121,15 @@ fn load(work: &str, place: &str, threads: u64, time: Duration) -> Result<f64> {
 }
 
 /// Connections per second.
-fn rate(place: &str, time: Duration) -> Result<f64> {
+fn rate(place: &str, thread: u64, time: Duration) -> Result<f64> {
+    let places: Result<Vec<_>> = (thread * ROUND..(thread + 1) * ROUND)
+        .map(|number| Place::new(place, number))
+        .collect();
+    let places = places?;
     let start = Instant::now();
     let mut count = 0_u32;
     while start.elapsed() < time {
-        let mut stream = connect(place)?;
+        let mut stream = connect(&places[count as usize % places.len()])?;
         let sent = [count as u8];
         let mut received = [0];
         stream.write_all(&sent)?;
@@ -123,8 +141,8 @@ fn rate(place: &str, time: Duration) -> Result<f64> {
 }
 
 /// The median round trip in seconds.
-fn ping(place: &str, time: Duration) -> Result<f64> {
-    let mut stream = connect(place)?;
+fn ping(place: &str, thread: u64, time: Duration) -> Result<f64> {
+    let mut stream = connect(&Place::new(place, thread)?)?;
     let mut times = Vec::with_capacity(1 << 20);
     let start = Instant::now();
     let mut sent = [0; MESSAGE];
@@ -142,8 +160,8 @@ fn ping(place: &str, time: Duration) -> Result<f64> {
 }
 
 /// Bytes per second, one way.
-fn push(place: &str, time: Duration) -> Result<f64> {
-    let mut stream = connect(place)?;
+fn push(place: &str, thread: u64, time: Duration) -> Result<f64> {
+    let mut stream = connect(&Place::new(place, thread)?)?;
     let buffer = vec![0x5a; CHUNK];
     let start = Instant::now();
     let mut total = 0_u64;
@@ -185,16 +203,33 @@ impl Stream for UnixStream {
     }
 }
 
+/// Where one thread's peer is.
+enum Place {
+    Tcp(SocketAddrV4),
+    Unix(String),
+}
+
+impl Place {
+    fn new(place: &str, number: u64) -> Result<Self> {
+        let last = u8::try_from(number + 1).map_err(|_| invalid("too many addresses"))?;
+        Ok(match place.parse() {
+            Ok(port) => Self::Tcp(SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, last), port)),
+            Err(_) if number == 0 => Self::Unix(place.to_owned()),
+            Err(_) => Self::Unix(format!("{place}.{number}")),
+        })
+    }
+}
+
 enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
 impl Listener {
-    fn bind(place: &str) -> Result<Self> {
-        Ok(match place.parse::<u16>() {
-            Ok(port) => Self::Tcp(TcpListener::bind((Ipv4Addr::LOCALHOST, port))?),
-            Err(_) => Self::Unix(UnixListener::bind(place)?),
+    fn bind(place: &Place) -> Result<Self> {
+        Ok(match place {
+            Place::Tcp(address) => Self::Tcp(TcpListener::bind(address)?),
+            Place::Unix(path) => Self::Unix(UnixListener::bind(path)?),
         })
     }
 
@@ -210,14 +245,14 @@ impl Listener {
     }
 }
 
-fn connect(place: &str) -> Result<Box<dyn Stream>> {
-    Ok(match place.parse::<u16>() {
-        Ok(port) => {
-            let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+fn connect(place: &Place) -> Result<Box<dyn Stream>> {
+    Ok(match place {
+        Place::Tcp(address) => {
+            let stream = TcpStream::connect(address)?;
             stream.set_nodelay(true)?;
             Box::new(stream)
         }
-        Err(_) => Box::new(UnixStream::connect(place)?),
+        Place::Unix(path) => Box::new(UnixStream::connect(path)?),
     })
 }
 
