@@ -117,7 +117,9 @@ fn compare(title: &str, unit: Unit, plain: f64, library: f64) -> Vec<String> {
     } else {
         (library / plain, "faster", "slower")
     };
-    let word = if ratio >= 1.0 {
+    let word = if (0.95..1.05).contains(&ratio) {
+        "about the same".to_owned()
+    } else if ratio >= 1.0 {
         format!("{ratio:.1} x {better}")
     } else {
         format!("{:.1} x {worse}", 1.0 / ratio)
