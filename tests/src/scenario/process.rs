@@ -38,8 +38,10 @@ impl Program {
             .stderr(Stdio::piped())
             .process_group(0);
         for (variable, _) in std::env::vars_os() {
-            // What the caller's shell has set for the library is not part of the scenario.
-            if variable == "LD_PRELOAD" || variable.to_string_lossy().starts_with("SMCR_") {
+            // What the caller's shell has set for the library, and cargo for the loader, is not
+            // part of the scenario.
+            let name = variable.to_string_lossy();
+            if name.starts_with("LD_") || name.starts_with("SMCR_") {
                 command.env_remove(variable);
             }
         }
@@ -366,4 +368,49 @@ fn collect(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
 fn text(collector: Option<JoinHandle<Vec<u8>>>) -> String {
     let bytes = collector.and_then(|thread| thread.join().ok());
     String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Program, cpu_time, group_members};
+
+    #[test]
+    fn cpu_time_of_a_busy_program_grows() {
+        let busy = Program::new("sh")
+            .unwrap()
+            .arg("-c")
+            .arg("while :; do :; done");
+        let mut busy = busy.start().unwrap();
+        let before = cpu_time(busy.group());
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(cpu_time(busy.group()) > before);
+        busy.stop();
+    }
+
+    #[test]
+    fn a_stopped_program_takes_its_children_along() {
+        let family = Program::new("sh")
+            .unwrap()
+            .arg("-c")
+            .arg("sleep 100 & sleep 100");
+        let mut family = family.start().unwrap();
+        let group = family.group();
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(!group_members(group).is_empty());
+        family.stop();
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(group_members(group), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn a_deadline_ends_the_program_and_tells_what_it_wrote() {
+        let slow = Program::new("sh")
+            .unwrap()
+            .arg("-c")
+            .arg("echo begun; sleep 100");
+        let error = slow.run(Duration::from_millis(300)).unwrap_err();
+        assert!(error.to_string().contains("begun"), "{error}");
+    }
 }

@@ -58,7 +58,13 @@ pub(crate) fn install() -> Result<()> {
     if !apt_get(&["update", "-q"])? {
         println!("apt-get update failed; trying with the package lists that are here");
     }
-    let mut arguments = vec!["install", "-q", "--yes", "--no-install-recommends"];
+    let mut arguments = vec![
+        "install",
+        "-q",
+        "-o=Dpkg::Use-Pty=0",
+        "--yes",
+        "--no-install-recommends",
+    ];
     arguments.extend(&packages);
     ensure!(apt_get(&arguments)?, "apt-get install failed; {by_hand}");
     let still = missing();

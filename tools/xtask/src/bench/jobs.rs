@@ -15,6 +15,8 @@ pub(super) struct Job {
     pub(super) title: &'static str,
     /// Each end has a processor of its own.
     pub(super) pinned: bool,
+    /// Measured in more but shorter rounds, to tell differences of a few percent.
+    pub(super) fine: bool,
     pub(super) ways: &'static [Way],
     pub(super) run: fn(&Setup) -> Result<Outcome>,
     pub(super) rows: &'static [Row],
@@ -74,6 +76,7 @@ pub(super) const ALL: &[Job] = &[
         name: "sockperf",
         title: "sockperf ping-pong, 64 bytes, pinned",
         pinned: true,
+        fine: false,
         ways: TWO,
         run: |setup| sockperf::run(setup, 64, false),
         rows: &[
@@ -95,6 +98,7 @@ pub(super) const ALL: &[Job] = &[
         name: "ping",
         title: "smcr-load ping, 64 bytes, blocking calls, pinned",
         pinned: true,
+        fine: false,
         ways: THREE,
         run: |setup| load::run(setup, Work::Ping, 1),
         rows: &[row(
@@ -108,6 +112,7 @@ pub(super) const ALL: &[Job] = &[
         name: "iperf3",
         title: "iperf3, one stream, pinned",
         pinned: true,
+        fine: false,
         ways: TWO,
         run: |setup| iperf3::run(setup, 1, Flow::Forward),
         rows: &[row(
@@ -121,6 +126,7 @@ pub(super) const ALL: &[Job] = &[
         name: "stream",
         title: "smcr-load stream, calls of 128 KiB, pinned",
         pinned: true,
+        fine: false,
         ways: THREE,
         run: |setup| load::run(setup, Work::Stream, 1),
         rows: &[row(
@@ -134,6 +140,7 @@ pub(super) const ALL: &[Job] = &[
         name: "redis",
         title: "redis-benchmark, 50 clients, P=1",
         pinned: false,
+        fine: false,
         ways: THREE,
         run: |setup| redis::run(setup, 1),
         rows: &[
@@ -155,6 +162,7 @@ pub(super) const ALL: &[Job] = &[
         name: "redis-pipelined",
         title: "redis-benchmark, 50 clients, P=16",
         pinned: false,
+        fine: false,
         ways: THREE,
         run: |setup| redis::run(setup, 16),
         rows: &[
@@ -176,6 +184,7 @@ pub(super) const ALL: &[Job] = &[
         name: "nginx",
         title: "nginx and wrk, 612-byte file, 32 kept connections",
         pinned: false,
+        fine: false,
         ways: TWO,
         run: |setup| nginx::small_file(setup, 32),
         rows: &[row(
@@ -189,6 +198,7 @@ pub(super) const ALL: &[Job] = &[
         name: "memcached",
         title: "memcached and memcslap, 8 threads, get",
         pinned: false,
+        fine: false,
         ways: TWO,
         run: memcached::load,
         rows: &[row(
@@ -202,6 +212,7 @@ pub(super) const ALL: &[Job] = &[
         name: "connections",
         title: "smcr-load rate: connect, one byte each way, close; 2 threads",
         pinned: false,
+        fine: false,
         ways: THREE,
         run: |setup| load::run(setup, Work::Rate, 2),
         rows: &[row(
@@ -215,6 +226,7 @@ pub(super) const ALL: &[Job] = &[
         name: "on-tcp-redis",
         title: "redis-benchmark P=1 with the library, on TCP",
         pinned: false,
+        fine: true,
         ways: ON_TCP,
         run: |setup| redis::run(setup, 1),
         rows: &[
@@ -242,6 +254,7 @@ pub(super) const ALL: &[Job] = &[
         name: "on-tcp-iperf3",
         title: "iperf3 one stream with the library, on TCP, pinned",
         pinned: true,
+        fine: true,
         ways: ON_TCP,
         run: |setup| iperf3::run(setup, 1, Flow::Forward),
         rows: &[
@@ -269,6 +282,7 @@ pub(super) const ALL: &[Job] = &[
         name: "on-tcp-sockperf",
         title: "sockperf 64 B with the library, on TCP, pinned",
         pinned: true,
+        fine: true,
         ways: ON_TCP,
         run: |setup| sockperf::run(setup, 64, false),
         rows: &[
@@ -296,6 +310,7 @@ pub(super) const ALL: &[Job] = &[
         name: "idle",
         title: "300 idle connections of Python's asyncio: CPU time over 3 s",
         pinned: false,
+        fine: false,
         ways: TWO,
         run: |setup| asyncio::idle(&setup.seconds(3), 300),
         rows: &[

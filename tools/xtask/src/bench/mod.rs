@@ -41,12 +41,16 @@ impl Options {
         Ok(options)
     }
 
-    fn rounds(&self) -> usize {
-        if self.quick { 3 } else { 7 }
+    fn rounds(&self, job: &Job) -> usize {
+        match (self.quick, job.fine) {
+            (true, _) => 3,
+            (false, false) => 5,
+            (false, true) => 11,
+        }
     }
 
-    fn seconds(&self) -> u32 {
-        if self.quick { 1 } else { 2 }
+    fn seconds(&self, job: &Job) -> u32 {
+        if self.quick || job.fine { 1 } else { 2 }
     }
 }
 
@@ -122,15 +126,17 @@ pub(crate) fn run(options: Options) -> Result<()> {
         None => println!("\nThere is one processor only: nothing is pinned."),
     }
     println!(
-        "A round runs each way once, for about {} s; {} rounds after one that is not counted.",
-        options.seconds(),
-        options.rounds()
+        "In a round every way has its turn, forwards and backwards by turns; a first round, in \
+         which smcr-stat looks on, is not counted."
     );
     let start = Instant::now();
     let mut results = Vec::new();
     for job in jobs {
+        let (rounds, seconds) = (options.rounds(job), options.seconds(job));
         println!("\n{}: {}", job.name, job.title);
-        let samples = measure(job, &options);
+        println!("  {rounds} rounds of about {seconds} s for each way");
+        let samples = measure(job, rounds, seconds);
+        report::print_job(job, &samples);
         if let Some(trouble) = &samples.trouble {
             println!("  given up: {trouble}");
         }
@@ -139,7 +145,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
     println!("\nMeasured in {}.\n", ui::seconds(start.elapsed()));
     report::print(&results);
     if let Some(path) = &options.json {
-        let json = report::json(&results, options.rounds());
+        let json = report::json(&results);
         let text = serde_json::to_string_pretty(&json)? + "\n";
         std::fs::write(path, text).with_context(|| path.display().to_string())?;
         println!("\nWritten to {}.", path.display());
@@ -165,16 +171,21 @@ fn select(options: &Options) -> Result<Vec<&'static Job>> {
 
 /// Runs the rounds of one job. A way that fails ends the job: a median of what is left would
 /// compare unequal rounds.
-fn measure(job: &Job, options: &Options) -> Samples {
+fn measure(job: &Job, rounds: usize, seconds: u32) -> Samples {
     let mut samples = Samples::default();
-    for round in 0..=options.rounds() {
-        for way in job.ways {
-            let mut setup = way.setup().pinned(job.pinned).seconds(options.seconds());
+    for round in 0..=rounds {
+        let mut ways = job.ways.to_vec();
+        if round % 2 == 1 {
+            // A machine that gets slower or faster would favour whoever always comes first.
+            ways.reverse();
+        }
+        for way in ways {
+            let mut setup = way.setup().pinned(job.pinned).seconds(seconds);
             // The round that is not counted warms up, and is the one that smcr-stat looks at.
             if round == 0 {
                 setup = setup.seconds(1).watched();
             }
-            let what = format!("round {round} of {}: {}", options.rounds(), way.name());
+            let what = format!("round {round} of {rounds}: {}", way.name());
             let outcome = match ui::with_progress(&what, || (job.run)(&setup)) {
                 Ok(outcome) => outcome,
                 Err(error) => {
@@ -183,13 +194,13 @@ fn measure(job: &Job, options: &Options) -> Samples {
                 }
             };
             if round == 0 {
-                samples.seen.insert(*way, outcome.seen);
+                samples.seen.insert(way, outcome.seen);
                 continue;
             }
             for (figure, value) in outcome.figures {
                 samples
                     .figures
-                    .entry((*way, figure))
+                    .entry((way, figure))
                     .or_default()
                     .push(value);
             }

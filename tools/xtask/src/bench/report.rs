@@ -15,6 +15,8 @@ struct Finding {
     /// How many times as good as plain TCP: the median over the rounds of each round's ratio, so
     /// that a machine that is slower for a while does not shift it.
     ratio: Option<f64>,
+    /// The quartiles of the rounds' ratios: how much of a difference is noise.
+    quartiles: Option<(f64, f64)>,
     met: Option<bool>,
     /// Set where the connections did not run in the mode that was to be measured.
     wrong_mode: Option<String>,
@@ -24,8 +26,9 @@ impl Finding {
     fn new(row: &Row, samples: &Samples) -> Self {
         let of = |way: Way| samples.figures.get(&(way, row.figure)).map(Vec::as_slice);
         let median_of = |way: Way| of(way).and_then(median);
-        let ratio = of(Way::Tcp).zip(of(row.way)).and_then(|(tcp, measured)| {
-            let ratios: Vec<f64> = tcp
+        let mut ratios: Vec<f64> = Vec::new();
+        if let Some((tcp, measured)) = of(Way::Tcp).zip(of(row.way)) {
+            ratios = tcp
                 .iter()
                 .zip(measured)
                 .map(|(tcp, measured)| {
@@ -37,8 +40,9 @@ impl Finding {
                 })
                 .filter(|ratio| ratio.is_finite())
                 .collect();
-            median(&ratios)
-        });
+            ratios.sort_by(f64::total_cmp);
+        }
+        let ratio = median(&ratios);
         let measured = median_of(row.way);
         let wrong_mode = wrong_mode(row.way, samples);
         let reached = match row.target {
@@ -51,6 +55,7 @@ impl Finding {
             unix: median_of(Way::Unix),
             measured,
             ratio,
+            quartiles: quartiles(&ratios),
             met: reached.map(|reached| reached && wrong_mode.is_none()),
             wrong_mode,
         }
@@ -85,6 +90,31 @@ fn median(values: &[f64]) -> Option<f64> {
     }
 }
 
+/// The values a quarter and three quarters of the way up a sorted list.
+fn quartiles(sorted: &[f64]) -> Option<(f64, f64)> {
+    let last = sorted.len().checked_sub(1)?;
+    Some((sorted[last / 4], sorted[last - last / 4]))
+}
+
+/// Prints the medians of one job, as soon as they are known.
+pub(super) fn print_job(job: &Job, samples: &Samples) {
+    for row in job.rows {
+        let shown: Vec<String> = samples
+            .figures
+            .iter()
+            .filter(|((_, figure), _)| *figure == row.figure)
+            .filter_map(|((way, _), values)| {
+                Some(format!("{} {}", way.name(), row.unit.show(median(values)?)))
+            })
+            .collect();
+        println!("  {}: {}", row.figure.replace('_', " "), shown.join(", "));
+        if row.way != Way::Library {
+            // The other rows show the same figure of the same ways.
+            break;
+        }
+    }
+}
+
 /// Prints the table.
 pub(super) fn print(results: &[(&Job, Samples)]) {
     let head = [
@@ -93,6 +123,7 @@ pub(super) fn print(results: &[(&Job, Samples)]) {
         "unix stream",
         "library",
         "ratio",
+        "(quartiles)",
         "target",
         "",
     ];
@@ -113,7 +144,11 @@ pub(super) fn print(results: &[(&Job, Samples)]) {
                 show(finding.tcp),
                 show(finding.unix),
                 show(finding.measured),
-                ratio_text(row, &finding),
+                ratio_text(row, finding.ratio),
+                finding.quartiles.map_or_else(String::new, |(low, high)| {
+                    let [low, high] = [low, high].map(|ratio| ratio_text(row, Some(ratio)));
+                    format!("({low}..{high})")
+                }),
                 target_text(row),
                 verdict.to_owned(),
             ]);
@@ -132,8 +167,8 @@ pub(super) fn print(results: &[(&Job, Samples)]) {
     }
 }
 
-fn ratio_text(row: &Row, finding: &Finding) -> String {
-    match (row.target, finding.ratio) {
+fn ratio_text(row: &Row, ratio: Option<f64>) -> String {
+    match (row.target, ratio) {
         // Both figures are close to nothing: their ratio says nothing.
         (Target::Most(_), _) => "-".into(),
         (_, Some(ratio)) => format!("{ratio:.2}"),
@@ -150,7 +185,7 @@ fn target_text(row: &Row) -> String {
 }
 
 /// The same for machines, with every sample.
-pub(super) fn json(results: &[(&Job, Samples)], rounds: usize) -> Value {
+pub(super) fn json(results: &[(&Job, Samples)]) -> Value {
     let rows: Vec<Value> = results
         .iter()
         .flat_map(|(job, samples)| job.rows.iter().map(move |row| row_json(job, row, samples)))
@@ -159,7 +194,6 @@ pub(super) fn json(results: &[(&Job, Samples)], rounds: usize) -> Value {
         "kernel": std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
         "processors": std::thread::available_parallelism().map_or(1, |count| count.get()),
         "pinned_to": process::two_cpus().map(|(server, client)| [server, client]),
-        "rounds": rounds,
         "results": rows,
     })
 }
@@ -190,6 +224,7 @@ fn row_json(job: &Job, row: &Row, samples: &Samples) -> Value {
         "median_unix": finding.unix,
         "median_library": finding.measured,
         "ratio": finding.ratio,
+        "ratio_quartiles": finding.quartiles.map(|(low, high)| [low, high]),
         "target": target,
         "met": finding.met,
         "wrong_mode": finding.wrong_mode,
