@@ -293,7 +293,7 @@ pub fn two_cpus() -> Option<(usize, usize)> {
     Some((*usable.first()?, *usable.get(1)?))
 }
 
-/// The processes of a group.
+/// The living processes of a group.
 pub fn group_members(group: u32) -> Vec<u32> {
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return Vec::new();
@@ -310,7 +310,10 @@ fn process_group(pid: u32) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command is in parentheses and may hold anything, even parentheses.
     let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_whitespace().nth(2)?.parse().ok()
+    let mut fields = fields.split_whitespace();
+    // A dead process stays listed until its parent notices, which may be a slow init.
+    let alive = fields.next()? != "Z";
+    fields.nth(1)?.parse().ok().filter(|_| alive)
 }
 
 /// CPU time that all threads of a group have used since they started.

@@ -39,10 +39,14 @@ impl Steps {
             }
             Verdict::Skipped => "skipped",
         };
+        self.record(name, start, word);
+        verdict != Verdict::Failed
+    }
+
+    fn record(&mut self, name: &str, start: Instant, word: &str) {
         println!("== {name}: {word} in {}", ui::seconds(start.elapsed()));
         self.times
             .push((name.to_owned(), start.elapsed(), word.to_owned()));
-        verdict != Verdict::Failed
     }
 
     /// Prints the times and the closing line; true if nothing failed.
@@ -82,30 +86,31 @@ pub(crate) fn run() -> Result<bool> {
 
 /// `cargo test`, whose tests are counted one by one.
 fn tests(steps: &mut Steps) {
-    let mut counted = Counts::default();
-    steps.step("tests", || {
-        // Not in release form: that would build everything twice over with link-time
-        // optimisation, and the programs under test are release builds anyway.
-        let mut command = cargo::command(&["test", "--workspace", "--no-fail-fast"]);
-        command
-            .env(paths::PREBUILT, "1")
-            .env("RUST_LIB_BACKTRACE", "0");
-        let passed = cargo::stream(command, TEST_DEADLINE, |line| counted.add(line))?;
-        Ok(match (passed, counted.failed) {
-            (true, _) => Verdict::Passed,
-            // The failures are counted one by one already.
-            (false, 1..) => Verdict::Skipped,
-            // It did not build, or was stopped.
-            (false, 0) => Verdict::Failed,
-        })
+    println!("\n== tests");
+    let start = Instant::now();
+    let mut counts = Counts::default();
+    // Not in release form: that would build everything twice over with link-time optimisation,
+    // and the programs under test are release builds anyway.
+    let mut command = cargo::command(&["test", "--workspace", "--no-fail-fast"]);
+    command
+        .env(paths::PREBUILT, "1")
+        .env("RUST_LIB_BACKTRACE", "0");
+    let ended_well = cargo::stream(command, TEST_DEADLINE, |line| counts.add(line));
+    let ended_well = ended_well.unwrap_or_else(|error| {
+        println!("{error:#}");
+        false
     });
-    if counted.failed > 0
-        && let Some((_, _, word)) = steps.times.last_mut()
-    {
-        *word = format!("{} FAILED", counted.failed);
+    if !ended_well && counts.failed == 0 {
+        // It did not build, or was stopped: no test says so.
+        counts.failed = 1;
     }
-    steps.passed += counted.passed;
-    steps.failed += counted.failed;
+    steps.passed += counts.passed;
+    steps.failed += counts.failed;
+    let word = match counts.failed {
+        0 => format!("{} passed", counts.passed),
+        failed => format!("{failed} FAILED"),
+    };
+    steps.record("tests", start, &word);
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
