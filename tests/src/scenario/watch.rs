@@ -10,48 +10,72 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::process::group_members;
-use super::stat::{self, Connection};
+use super::stat::{self, Connection, Process};
 
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// What was seen of one end's connections: the last record of each.
+const MODES: [&str; 3] = ["shm", "rdma", "tcp"];
+
+/// What was seen of one end.
 #[derive(Clone, Debug, Default)]
 pub struct End {
-    connections: BTreeMap<(u32, String), Connection>,
+    /// The last record of each connection that was listed when we looked.
+    listed: BTreeMap<(u32, String), Connection>,
+    /// The last record of each process, whose counters know also what we did not see listed.
+    processes: BTreeMap<u32, Process>,
 }
 
 impl End {
-    /// How many connections were seen.
-    pub fn count(&self) -> usize {
-        self.connections.len()
+    /// How many connections there were in this mode.
+    pub fn count(&self, mode: &str) -> u64 {
+        let listed = self.listed.values().filter(|c| c.mode == mode).count() as u64;
+        let made: u64 = self.processes.values().map(|p| p.made(mode)).sum();
+        listed.max(made)
     }
 
-    /// How many connections were in each mode, and for what reason.
-    pub fn modes(&self) -> BTreeMap<(String, String), usize> {
-        let mut modes = BTreeMap::new();
-        for connection in self.connections.values() {
-            let key = (connection.mode_name(), connection.reason_name());
-            *modes.entry(key).or_default() += 1;
+    /// The reasons for which connections were on TCP; an empty one stands for none given.
+    pub fn reasons(&self) -> BTreeSet<&str> {
+        let listed = self.listed.values().filter(|c| c.mode == "tcp");
+        let counted = self.processes.values().flat_map(|p| &p.fallbacks);
+        listed
+            .map(Connection::reason)
+            .chain(counted.filter(|f| f.count > 0).map(|f| f.name.as_str()))
+            .collect()
+    }
+
+    fn add(&mut self, mut process: Process, port: Option<u16>) {
+        for connection in std::mem::take(&mut process.connections) {
+            let ours = port.is_none_or(|port| connection.has_port(port));
+            if ours && connection.is_decided() {
+                let key = (process.pid, connection.name());
+                self.listed.insert(key, connection);
+            }
         }
-        modes
+        self.processes.insert(process.pid, process);
     }
 }
 
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.connections.is_empty() {
-            return f.write_str("nothing");
+        let mut parts: Vec<String> = MODES
+            .iter()
+            .map(|mode| (mode, self.count(mode)))
+            .filter(|(_, count)| *count > 0)
+            .map(|(mode, count)| format!("{count} {mode}"))
+            .collect();
+        let reasons: Vec<&str> = self
+            .reasons()
+            .into_iter()
+            .filter(|r| !r.is_empty())
+            .collect();
+        if !reasons.is_empty() {
+            parts.push(format!("({})", reasons.join(", ")));
         }
-        let modes = self.modes();
-        for (i, ((mode, reason), count)) in modes.iter().enumerate() {
-            let comma = if i == 0 { "" } else { ", " };
-            let mode = if mode.is_empty() { "undecided" } else { mode };
-            write!(f, "{comma}{count} {mode}")?;
-            if !reason.is_empty() {
-                write!(f, " ({reason})")?;
-            }
+        match (parts.is_empty(), self.processes.is_empty()) {
+            (false, _) => f.write_str(&parts.join(" ")),
+            (true, false) => f.write_str("no connection"),
+            (true, true) => f.write_str("nothing"),
         }
-        Ok(())
     }
 }
 
@@ -68,27 +92,23 @@ pub struct Seen {
 
 impl Seen {
     /// The mode of most connections: `shm`, `tcp`, ... or `none` where nothing was seen.
-    pub fn main_mode(&self) -> String {
-        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-        for end in [&self.server, &self.client] {
-            for ((mode, _), count) in end.modes() {
-                *counts.entry(mode).or_default() += count;
-            }
-        }
-        counts
-            .into_iter()
-            .max_by_key(|(_, count)| *count)
-            .map_or_else(|| "none".into(), |(mode, _)| mode)
+    pub fn main_mode(&self) -> &'static str {
+        let count = |mode: &str| self.server.count(mode) + self.client.count(mode);
+        let most = MODES.into_iter().max_by_key(|mode| count(mode));
+        most.filter(|mode| count(mode) > 0).unwrap_or("none")
     }
 
     /// Checks that every connection at both ends has this mode, and that there were some.
     pub fn expect_mode(&self, mode: &str) -> Result<()> {
         self.trouble()?;
         for (name, end) in [("server", &self.server), ("client", &self.client)] {
-            if end.count() == 0 {
-                bail!("smcr-stat showed no connection of the {name}");
+            if end.count(mode) == 0 {
+                bail!("the {name} should have connections in mode {mode}, but has: {end}");
             }
-            if end.modes().keys().any(|(seen, _)| seen != mode) {
+            let others = MODES
+                .iter()
+                .any(|other| *other != mode && end.count(other) > 0);
+            if others || !end.reasons().is_empty() {
                 bail!("the {name} should have only {mode}, but has: {end}");
             }
         }
@@ -99,12 +119,12 @@ impl Seen {
     /// some.
     pub fn expect_tcp(&self, reason: &str) -> Result<()> {
         self.trouble()?;
-        if self.server.count() + self.client.count() == 0 {
+        if self.server.count("tcp") + self.client.count("tcp") == 0 {
             bail!("smcr-stat showed no connection");
         }
         for (name, end) in [("server", &self.server), ("client", &self.client)] {
-            let wanted = ("tcp".to_owned(), reason.to_owned());
-            if end.modes().keys().any(|seen| *seen != wanted) {
+            let moved = ["shm", "rdma"].iter().any(|mode| end.count(mode) > 0);
+            if moved || end.reasons().iter().any(|seen| *seen != reason) {
                 bail!("the {name} should have only tcp ({reason}), but has: {end}");
             }
         }
@@ -136,8 +156,8 @@ impl Watch {
                 groups: [(server, BTreeSet::new()), (client, BTreeSet::new())],
                 seen: Seen::default(),
             };
-            // Look at the members of the groups often, so that workers are known by then.
-            std::thread::sleep(INTERVAL);
+            // Not at once: the client is still being loaded.
+            std::thread::park_timeout(INTERVAL / 2);
             loop {
                 let last = stopped.load(Ordering::Relaxed);
                 watcher.look();
@@ -190,13 +210,7 @@ impl Watcher {
             } else {
                 continue;
             };
-            for connection in process.connections {
-                let ours = self.port.is_none_or(|port| connection.has_port(port));
-                if ours && !connection.listens() {
-                    let key = (process.pid, connection.name());
-                    end.connections.insert(key, connection);
-                }
-            }
+            end.add(process, self.port);
         }
     }
 }

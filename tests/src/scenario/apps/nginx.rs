@@ -35,8 +35,11 @@ pub fn large_file(setup: &Setup, bytes: usize) -> Result<Outcome> {
     let source = directory.path().join("large");
     let copy = directory.path().join("copy");
     fill(&source, bytes)?;
+    // As fast as it can it would be gone before smcr-stat has looked.
+    let rate = if setup.watch { "--limit-rate 100M" } else { "" };
     let client = setup
         .client_program("curl")?
+        .args(rate)
         .arg("--noproxy")
         .arg("*")
         .args("--silent --show-error --fail --write-out %{speed_download} --output")
