@@ -27,10 +27,7 @@ pub struct LinkGroup {
 impl Drop for LinkGroup {
     fn drop(&mut self) {
         let own = self.own.get_mut();
-        let bytes: usize = own
-            .iter()
-            .map(|entry| entry.rmb.geometry().memory_size())
-            .sum();
+        let bytes: usize = own.iter().map(|entry| entry.rmb.geometry().memory_size()).sum();
         RMB_BYTES.fetch_sub(bytes as u64, Ordering::Relaxed);
     }
 }
@@ -126,10 +123,7 @@ impl LinkGroup {
         let mut elements: Vec<_> = (0..count).map(|_| Element::Free).collect();
         elements[0] = Element::Used;
         RMB_BYTES.fetch_add(geometry.memory_size() as u64, Ordering::Relaxed);
-        own.push(OwnRmb {
-            rmb: Arc::clone(&rmb),
-            elements,
-        });
+        own.push(OwnRmb { rmb: Arc::clone(&rmb), elements });
         Ok(self.start(&rmb, 0))
     }
 

@@ -10,9 +10,7 @@ use rustix::io::Errno;
 fn check(ret: libc::c_long) -> Result<libc::c_long, Errno> {
     if ret < 0 {
         // SAFETY: errno's address is valid for the calling thread.
-        Err(Errno::from_raw_os_error(unsafe {
-            *libc::__errno_location()
-        }))
+        Err(Errno::from_raw_os_error(unsafe { *libc::__errno_location() }))
     } else {
         Ok(ret)
     }
@@ -40,11 +38,7 @@ pub fn dup_high(fd: BorrowedFd<'_>, min: RawFd) -> Result<OwnedFd, Errno> {
 /// # Errors
 /// `EINTR` when a signal handler ran.
 pub fn poll_one(fd: BorrowedFd<'_>, events: i16, timeout_ms: Option<i32>) -> Result<i16, Errno> {
-    let mut entry = libc::pollfd {
-        fd: fd.as_raw_fd(),
-        events,
-        revents: 0,
-    };
+    let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
     // SAFETY: one valid pollfd.
     check(unsafe { libc::syscall(libc::SYS_poll, &mut entry, 1, timeout_ms.unwrap_or(-1)) })?;
     Ok(entry.revents)
@@ -56,14 +50,7 @@ pub fn get_int(fd: BorrowedFd<'_>, level: i32, name: i32) -> Result<i32, Errno> 
     let mut len = size_of::<i32>() as libc::socklen_t;
     // SAFETY: `value` and `len` are valid for writes and `len` is the size of `value`.
     check(unsafe {
-        libc::syscall(
-            libc::SYS_getsockopt,
-            fd.as_raw_fd(),
-            level,
-            name,
-            &mut value,
-            &mut len,
-        )
+        libc::syscall(libc::SYS_getsockopt, fd.as_raw_fd(), level, name, &mut value, &mut len)
     })?;
     Ok(value)
 }
@@ -73,14 +60,7 @@ pub fn set_int(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> Result<
     // SAFETY: `value` is valid for reads of its size.
     check(unsafe {
         let len = size_of::<i32>();
-        libc::syscall(
-            libc::SYS_setsockopt,
-            fd.as_raw_fd(),
-            level,
-            name,
-            &value,
-            len,
-        )
+        libc::syscall(libc::SYS_setsockopt, fd.as_raw_fd(), level, name, &value, len)
     })
     .map(drop)
 }
@@ -167,15 +147,7 @@ pub fn futex_wait(word: &std::sync::atomic::AtomicU32, expected: u32, timeout_ms
     // SAFETY: the word and the time-out live across the call. Every outcome (woken, value
     // changed, time-out, signal) means "look again", so errors are of no interest.
     unsafe {
-        libc::syscall(
-            libc::SYS_futex,
-            word.as_ptr(),
-            libc::FUTEX_WAIT,
-            expected,
-            &time,
-            0,
-            0,
-        );
+        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, expected, &time, 0, 0);
     }
 }
 
@@ -183,15 +155,7 @@ pub fn futex_wait(word: &std::sync::atomic::AtomicU32, expected: u32, timeout_ms
 pub fn futex_wake(word: &std::sync::atomic::AtomicU32, count: i32) {
     // SAFETY: FUTEX_WAKE only uses the address as a key.
     unsafe {
-        libc::syscall(
-            libc::SYS_futex,
-            word.as_ptr(),
-            libc::FUTEX_WAKE,
-            count,
-            0,
-            0,
-            0,
-        );
+        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, count, 0, 0, 0);
     }
 }
 

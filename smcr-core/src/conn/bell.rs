@@ -55,11 +55,7 @@ pub(super) fn ring(fd: BorrowedFd<'_>, control: &RmbeControl) -> Result<(), Errn
         Ok(_) => Ok(()),
         Err(errno) => {
             control.bells.fetch_sub(1, Ordering::Relaxed);
-            if errno == Errno::AGAIN {
-                Ok(())
-            } else {
-                Err(errno)
-            }
+            if errno == Errno::AGAIN { Ok(()) } else { Err(errno) }
         }
     }
 }
@@ -106,11 +102,7 @@ pub(super) fn block(fd: BorrowedFd<'_>, control: &RmbeControl, count: u32) -> Re
         control.bells.fetch_add(1, Ordering::Relaxed);
         if let Err(errno) = sys::send(fd, &[], libc::MSG_DONTWAIT) {
             control.bells.fetch_sub(1, Ordering::Relaxed);
-            return if errno == Errno::AGAIN {
-                Ok(())
-            } else {
-                Err(errno)
-            };
+            return if errno == Errno::AGAIN { Ok(()) } else { Err(errno) };
         }
     }
     Ok(())

@@ -56,12 +56,7 @@ impl<'a> Slices<'a> {
                 .ok_or(Errno::INVAL)?;
         }
         // The kernel never moves more than this in one call (MAX_RW_COUNT).
-        Ok(Self {
-            iov,
-            entry: 0,
-            offset: 0,
-            left: left.min(0x7fff_f000),
-        })
+        Ok(Self { iov, entry: 0, offset: 0, left: left.min(0x7fff_f000) })
     }
 
     /// Calls `piece(pointer into the program's memory, length)` until `len` bytes are covered.
@@ -158,10 +153,7 @@ mod tests {
         let mut parts = [b"ab".to_vec(), Vec::new(), b"cde".to_vec(), b"f".to_vec()];
         let iov: Vec<libc::iovec> = parts
             .iter_mut()
-            .map(|part| libc::iovec {
-                iov_base: part.as_mut_ptr().cast(),
-                iov_len: part.len(),
-            })
+            .map(|part| libc::iovec { iov_base: part.as_mut_ptr().cast(), iov_len: part.len() })
             .collect();
         // SAFETY: the entries point into `parts`.
         let mut source = unsafe { Slices::new(&iov) }.unwrap();

@@ -54,10 +54,7 @@ impl Smc {
         loop {
             match self.recv_some(fd, sink, flags, peeked, arming) {
                 Ok(Received { bytes: 0, .. }) => {
-                    return Ok(Received {
-                        bytes,
-                        unarmed: false,
-                    });
+                    return Ok(Received { bytes, unarmed: false });
                 }
                 Ok(some) => {
                     bytes += some.bytes;
@@ -86,14 +83,9 @@ impl Smc {
             return Err(errno);
         }
         if errno == Errno::CONNRESET {
-            self.local
-                .error
-                .store(errno.raw_os_error() as u32, Ordering::Relaxed);
+            self.local.error.store(errno.raw_os_error() as u32, Ordering::Relaxed);
         }
-        Ok(Received {
-            bytes,
-            unarmed: false,
-        })
+        Ok(Received { bytes, unarmed: false })
     }
 
     /// A receive of no bytes: TCP waits for nothing and reports nothing but errors.
@@ -101,10 +93,7 @@ impl Smc {
     fn recv_nothing(&self, _fd: BorrowedFd<'_>, _flags: i32) -> Result<Received, Errno> {
         match self.take_error() {
             Some(errno) => Err(errno),
-            None => Ok(Received {
-                bytes: 0,
-                unarmed: false,
-            }),
+            None => Ok(Received { bytes: 0, unarmed: false }),
         }
     }
 
@@ -149,24 +138,20 @@ impl Smc {
         }
         let mut done = 0;
         let mut failed = None;
-        self.rx
-            .copy_out(&self.local, peeked, len, |from, offset, len| {
-                if failed.is_none() && offset == done {
-                    // SAFETY: `from` is `len` published bytes of our ring.
-                    match unsafe { sink.put(from, len) } {
-                        Ok(n) => done += n,
-                        Err(errno) => failed = Some(errno),
-                    }
+        self.rx.copy_out(&self.local, peeked, len, |from, offset, len| {
+            if failed.is_none() && offset == done {
+                // SAFETY: `from` is `len` published bytes of our ring.
+                match unsafe { sink.put(from, len) } {
+                    Ok(n) => done += n,
+                    Err(errno) => failed = Some(errno),
                 }
-            });
+            }
+        });
         if let (0, Some(errno)) = (done, failed) {
             return Err(errno);
         }
         if flags & libc::MSG_PEEK != 0 {
-            return Ok(Received {
-                bytes: done,
-                unarmed: false,
-            });
+            return Ok(Received { bytes: done, unarmed: false });
         }
         let wake_writer = self.rx.consume(&self.local, done);
         let empty = done == available;
@@ -174,32 +159,23 @@ impl Smc {
             control.writer_waiting.store(0, Ordering::Relaxed);
             // One bell stays while there is data: we are readable.
             let unread = control.bells.load(Ordering::Relaxed);
-            bell::drain(
-                fd,
-                control,
-                if empty {
-                    unread
-                } else {
-                    unread.saturating_sub(1)
-                },
-            );
+            bell::drain(fd, control, if empty { unread } else { unread.saturating_sub(1) });
         } else if empty {
             bell::drain(fd, control, bells);
         } else if self.edges.load(Ordering::Relaxed) {
             bell::drain(fd, control, bells.saturating_sub(1));
         }
-        Ok(Received {
-            bytes: done,
-            unarmed: empty && !arm_now,
-        })
+        Ok(Received { bytes: done, unarmed: empty && !arm_now })
     }
 
     #[cold]
-    fn recv_empty(&self, fd: BorrowedFd<'_>, ended: bool, flags: i32) -> Result<Received, Errno> {
-        let end = Received {
-            bytes: 0,
-            unarmed: false,
-        };
+    fn recv_empty(
+        &self,
+        fd: BorrowedFd<'_>,
+        ended: bool,
+        flags: i32,
+    ) -> Result<Received, Errno> {
+        let end = Received { bytes: 0, unarmed: false };
         // The program would be told to come back later, and a killed peer leaves no flag: ask
         // the kernel. (A receive that may sleep asks when it is woken.)
         let asks = flags & libc::MSG_DONTWAIT != 0 || self.is_nonblocking();
@@ -317,9 +293,7 @@ impl Smc {
     /// is not to be seen in line.
     #[cold]
     fn up_to_urgent(&self, available: usize, peek: bool) -> usize {
-        let Some(mark) = self.urgent_mark() else {
-            return available;
-        };
+        let Some(mark) = self.urgent_mark() else { return available };
         let cons = self.local.cons.load(Ordering::Relaxed);
         self.note_urgent(mark);
         if mark > cons {
@@ -344,14 +318,11 @@ impl Smc {
             return;
         }
         let mut byte = 0u8;
-        self.rx
-            .copy_out(&self.local, (mark - cons) as usize, 1, |from, _, _| {
-                // SAFETY: one published byte of our ring.
-                byte = unsafe { from.read() };
-            });
-        self.local
-            .urgent_byte
-            .store(Local::URGENT_VALID | u32::from(byte), Ordering::Relaxed);
+        self.rx.copy_out(&self.local, (mark - cons) as usize, 1, |from, _, _| {
+            // SAFETY: one published byte of our ring.
+            byte = unsafe { from.read() };
+        });
+        self.local.urgent_byte.store(Local::URGENT_VALID | u32::from(byte), Ordering::Relaxed);
     }
 
     /// Whether an urgent byte waits to be read (`POLLPRI`).
@@ -394,9 +365,7 @@ impl Smc {
             return Err(Errno::INVAL);
         }
         if flags & libc::MSG_PEEK == 0 {
-            self.local
-                .urgent_byte
-                .store(Local::URGENT_READ, Ordering::Relaxed);
+            self.local.urgent_byte.store(Local::URGENT_READ, Ordering::Relaxed);
         }
         if sink.left() == 0 {
             return Ok(0);

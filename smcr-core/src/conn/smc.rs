@@ -70,10 +70,7 @@ impl Smc {
     /// Bytes sent and received since the connection began.
     #[inline]
     pub fn bytes(&self) -> (u64, u64) {
-        (
-            self.local.prod.load(Ordering::Relaxed),
-            self.local.cons.load(Ordering::Relaxed),
-        )
+        (self.local.prod.load(Ordering::Relaxed), self.local.cons.load(Ordering::Relaxed))
     }
 
     /// Whether the connection ended because the peer wrote an impossible cursor.
@@ -83,16 +80,12 @@ impl Smc {
 
     /// Tells the socket that `O_NONBLOCK` was set or cleared.
     pub fn set_nonblocking(&self, on: bool) {
-        self.local
-            .nonblocking
-            .store(u32::from(on), Ordering::Relaxed);
+        self.local.nonblocking.store(u32::from(on), Ordering::Relaxed);
     }
 
     /// Tells the socket about `SO_OOBINLINE`.
     pub fn set_oob_inline(&self, on: bool) {
-        self.local
-            .oob_inline
-            .store(u32::from(on), Ordering::Relaxed);
+        self.local.oob_inline.store(u32::from(on), Ordering::Relaxed);
     }
 
     /// Tells the socket that an edge-triggered epoll watches it.
@@ -121,9 +114,7 @@ impl Smc {
     }
 
     fn set_error(&self, errno: Errno) {
-        self.local
-            .error
-            .store(errno.raw_os_error() as u32, Ordering::Relaxed);
+        self.local.error.store(errno.raw_os_error() as u32, Ordering::Relaxed);
     }
 
     /// The connection is dead, as after a RST.
@@ -221,9 +212,7 @@ impl Smc {
         if state & (WRITE_SHUT | DROPPED | RESET) != 0 {
             ready |= POLLOUT | POLLWRNORM;
         }
-        if (eof || state & READ_SHUT != 0) && state & WRITE_SHUT != 0
-            || state & (RESET | DROPPED) != 0
-        {
+        if (eof || state & READ_SHUT != 0) && state & WRITE_SHUT != 0 || state & (RESET | DROPPED) != 0 {
             ready |= POLLHUP | POLLIN | POLLRDNORM | POLLRDHUP;
         }
         if self.local.error.load(Ordering::Relaxed) != 0 {
@@ -301,10 +290,7 @@ impl Smc {
         if write && self.state() & state::WRITE_SHUT == 0 {
             // The lock: no byte of another thread may follow the flag.
             let _guard = self.local.tx_lock.lock();
-            self.tx
-                .control()
-                .tx_flags
-                .fetch_or(flag::SENDING_DONE, Ordering::AcqRel);
+            self.tx.control().tx_flags.fetch_or(flag::SENDING_DONE, Ordering::AcqRel);
             self.add_state(state::WRITE_SHUT);
         }
         if read {
@@ -333,15 +319,8 @@ impl Smc {
             return;
         }
         let unread = self.rx.available(&self.local) != Ok(0);
-        let flags = if abort || unread {
-            flag::ABORT | flag::CLOSED
-        } else {
-            flag::CLOSED
-        };
-        self.tx
-            .control()
-            .tx_flags
-            .fetch_or(flags | flag::RELEASED, Ordering::AcqRel);
+        let flags = if abort || unread { flag::ABORT | flag::CLOSED } else { flag::CLOSED };
+        self.tx.control().tx_flags.fetch_or(flags | flag::RELEASED, Ordering::AcqRel);
         // A child's copy of the group is not the one that hands out RMBEs.
         if made_here {
             self.group.release(&self.rx);

@@ -24,11 +24,7 @@ pub fn spin(budget: &AtomicU32, mut ready: impl FnMut() -> bool) -> bool {
     }
     let longest = LONGEST_NS.load(Ordering::Relaxed);
     let learnt = budget.load(Ordering::Relaxed);
-    let time = if learnt == 0 {
-        longest
-    } else {
-        learnt.min(longest)
-    };
+    let time = if learnt == 0 { longest } else { learnt.min(longest) };
     if time <= longest / 32 {
         // Lately this never paid.
         return false;

@@ -99,7 +99,8 @@ impl Smc {
                     let end = self.local.prod.load(Ordering::Relaxed) + taken as u64;
                     self.tx.control().urgent.store(end, Ordering::Release);
                 }
-                if self.tx.publish(&self.local, taken) && bell::ring(fd, self.tx.control()).is_err()
+                if self.tx.publish(&self.local, taken)
+                    && bell::ring(fd, self.tx.control()).is_err()
                 {
                     self.see_hangup(fd, taken);
                     if self.state() & state::PEER_CLOSED != 0 {

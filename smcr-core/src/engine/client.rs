@@ -53,11 +53,7 @@ pub(super) struct Pending {
 
 impl std::fmt::Debug for Pending {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "Pending({} -> {}, {} bytes early)",
-            self.local, self.peer, self.early
-        )
+        write!(f, "Pending({} -> {}, {} bytes early)", self.local, self.peer, self.early)
     }
 }
 
@@ -81,11 +77,7 @@ impl Engine {
         if !syn::set_hint(fd, ipv6) {
             return Err(Reason::Unsupported);
         }
-        Ok(ConnectPlan {
-            began: Instant::now(),
-            ipv6,
-            ttl,
-        })
+        Ok(ConnectPlan { began: Instant::now(), ipv6, ttl })
     }
 
     /// The program's connect() returned `outcome`. If the TCP connection is established, makes
@@ -110,11 +102,7 @@ impl Engine {
         }
         let internal = |errno: Errno| {
             log::debug!("connect: {errno}");
-            Some(if errno == Errno::MFILE {
-                Reason::Descriptors
-            } else {
-                Reason::Internal
-            })
+            Some(if errno == Errno::MFILE { Reason::Descriptors } else { Reason::Internal })
         };
         let (local, peer) = addresses(fd).map_err(internal)?;
         if local.ip().to_canonical() != peer.ip().to_canonical()

@@ -109,11 +109,7 @@ impl Connection {
     /// The stream over SMC, in that phase.
     #[inline]
     pub fn smc(&self) -> Option<&Smc> {
-        if self.phase.load(Ordering::Acquire) == Phase::Smc as u32 {
-            self.smc.get()
-        } else {
-            None
-        }
+        if self.phase.load(Ordering::Acquire) == Phase::Smc as u32 { self.smc.get() } else { None }
     }
 
     /// The TCP socket behind the connection: addresses, options, and the bytes while it is
@@ -171,13 +167,7 @@ impl Connection {
         loop {
             match self.send_early_some(source)? {
                 Some(n) => sent += n,
-                None => {
-                    return Ok(if sent > 0 {
-                        Early::Sent(sent)
-                    } else {
-                        Early::Decided
-                    });
-                }
+                None => return Ok(if sent > 0 { Early::Sent(sent) } else { Early::Decided }),
             }
             if source.left() == 0 {
                 return Ok(Early::Sent(sent));
@@ -186,21 +176,13 @@ impl Connection {
             if nonblocking {
                 engine.helper_deadline(self, EARLY_WAIT);
                 crate::conn::bell::fill(fd);
-                return if sent > 0 {
-                    Ok(Early::Sent(sent))
-                } else {
-                    Err(Errno::AGAIN)
-                };
+                return if sent > 0 { Ok(Early::Sent(sent)) } else { Err(Errno::AGAIN) };
             }
             let left = EARLY_WAIT.saturating_sub(began.elapsed());
             if left.is_zero() {
                 self.withdraw(Reason::EarlyData);
             } else {
-                sys::futex_wait(
-                    &self.phase,
-                    Phase::Pending as u32,
-                    left.as_millis() as u32 + 1,
-                );
+                sys::futex_wait(&self.phase, Phase::Pending as u32, left.as_millis() as u32 + 1);
             }
         }
     }
@@ -208,7 +190,8 @@ impl Connection {
     /// Sends what may go out now. `None`: the phase has changed.
     fn send_early_some(&self, source: &mut impl Source) -> Result<Option<usize>, Errno> {
         let mut guard = self.pending.lock();
-        let (Phase::Pending, Some(pending), Some(tcp)) = (self.phase(), guard.as_mut(), self.tcp())
+        let (Phase::Pending, Some(pending), Some(tcp)) =
+            (self.phase(), guard.as_mut(), self.tcp())
         else {
             drop(guard);
             self.wait_decided();

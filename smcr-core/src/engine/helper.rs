@@ -75,12 +75,7 @@ impl Helper {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let wake = fds::raise(rustix::event::eventfd(0, flags)?);
         epoll::add(&epoll, &wake, EventData::new_u64(u64::MAX), EventFlags::IN)?;
-        Ok(Self {
-            epoll,
-            wake,
-            state: Mutex::default(),
-            busy: Mutex::new(()),
-        })
+        Ok(Self { epoll, wake, state: Mutex::default(), busy: Mutex::new(()) })
     }
 
     fn wake(&self) {
@@ -93,9 +88,7 @@ impl Helper {
         for connection in pending {
             connection.withdraw(Reason::Forked);
         }
-        Rest {
-            _busy: self.busy.lock(),
-        }
+        Rest { _busy: self.busy.lock() }
     }
 
     /// The handshake of a connection is over, or given up. `tcp` stays open under the program's
@@ -142,22 +135,15 @@ impl Engine {
             id
         };
         let guard = connection.lock_pending();
-        let Some(pending) = guard.as_ref() else {
-            return;
-        };
+        let Some(pending) = guard.as_ref() else { return };
         let mut added = Ok(());
         if let Some(listener) = &pending.listener {
-            added = epoll::add(
-                &helper.epoll,
-                listener,
-                data(id, Subject::Call),
-                EventFlags::IN,
-            );
+            added = epoll::add(&helper.epoll, listener, data(id, Subject::Call), EventFlags::IN);
         }
         if let Some(tcp) = connection.tcp() {
             let events = EventFlags::IN | EventFlags::RDHUP;
-            added =
-                added.and_then(|()| epoll::add(&helper.epoll, tcp, data(id, Subject::Tcp), events));
+            added = added
+                .and_then(|()| epoll::add(&helper.epoll, tcp, data(id, Subject::Tcp), events));
         }
         drop(guard);
         if added.is_err() {
@@ -241,9 +227,7 @@ impl Engine {
             return;
         }
         let (id, subject) = (word >> 2, word & 3);
-        let Some(connection) = self.helper.state.lock().pending.get(&id).cloned() else {
-            return;
-        };
+        let Some(connection) = self.helper.state.lock().pending.get(&id).cloned() else { return };
         let mut guard = connection.lock_pending();
         match guard.as_mut() {
             None => {}
@@ -253,7 +237,9 @@ impl Engine {
             Some(_) if subject == Subject::Channel as u64 => {
                 self.read_channel(&connection, &mut guard)
             }
-            Some(pending) if pending.handshake.is_some() => self.read_tcp(&connection, &mut guard),
+            Some(pending) if pending.handshake.is_some() => {
+                self.read_tcp(&connection, &mut guard)
+            }
             Some(_) => {
                 // Data or an end from the server, and no call: it does not run under the library.
                 connection.to_tcp(&mut guard, Reason::PeerNoSmc);
@@ -267,9 +253,7 @@ impl Engine {
             let mut state = self.helper.state.lock();
             let late = state.deadlines.extract_if(.., |(at, _)| *at <= now);
             let ids: Vec<u64> = late.map(|(_, id)| id).collect();
-            ids.iter()
-                .filter_map(|id| state.pending.get(id).cloned())
-                .collect()
+            ids.iter().filter_map(|id| state.pending.get(id).cloned()).collect()
         };
         for connection in due {
             let mut guard = connection.lock_pending();
@@ -288,9 +272,7 @@ impl Engine {
         guard: &mut Option<Pending>,
         id: u64,
     ) {
-        let Some(pending) = guard.as_mut() else {
-            return;
-        };
+        let Some(pending) = guard.as_mut() else { return };
         let Some(Ok((channel, uid))) = pending.listener.as_ref().map(|l| l.accept()) else {
             return;
         };
@@ -309,13 +291,13 @@ impl Engine {
         self.read_channel(connection, guard)
     }
 
-    fn read_channel(&'static self, connection: &Arc<Connection>, guard: &mut Option<Pending>) {
-        let Some(pending) = guard.as_mut() else {
-            return;
-        };
-        let Some(channel) = &pending.channel else {
-            return;
-        };
+    fn read_channel(
+        &'static self,
+        connection: &Arc<Connection>,
+        guard: &mut Option<Pending>,
+    ) {
+        let Some(pending) = guard.as_mut() else { return };
+        let Some(channel) = &pending.channel else { return };
         if pending.handshake.is_some() {
             // The memory message; it is read when the Accept names it. Not a level to wake for.
             let _ = epoll::delete(&self.helper.epoll, channel);
@@ -359,10 +341,7 @@ impl Engine {
         let commit = Message::Commit {
             early: pending.early,
             gid: self.identity.gid.0,
-            rmb: RmbInfo {
-                token: rmb.token(),
-                geometry: rmb.geometry(),
-            },
+            rmb: RmbInfo { token: rmb.token(), geometry: rmb.geometry() },
         };
         if messages::send(channel.as_fd(), &commit, &[end.as_fd(), rmb.fd()]).is_err() {
             group.give_back(&rx);
@@ -374,10 +353,7 @@ impl Engine {
         pending.server_end = None;
         pending.listener = None;
         pending.buffer = Some((group, rx));
-        let offer = ShmOffer {
-            identity: self.identity,
-            eids: self.eids.clone(),
-        };
+        let offer = ShmOffer { identity: self.identity, eids: self.eids.clone() };
         let mut handshake = ClientHandshake::new(offer, self.timeouts(), Instant::now());
         if let Some(at) = handshake.poll_timeout() {
             self.helper.set_deadline(connection, at);
@@ -393,10 +369,12 @@ impl Engine {
     }
 
     /// Goes on with the CLC handshake as far as the bytes in the TCP stream allow.
-    fn read_tcp(&'static self, connection: &Arc<Connection>, guard: &mut Option<Pending>) {
-        let Some(pending) = guard.as_mut() else {
-            return;
-        };
+    fn read_tcp(
+        &'static self,
+        connection: &Arc<Connection>,
+        guard: &mut Option<Pending>,
+    ) {
+        let Some(pending) = guard.as_mut() else { return };
         let (Some(handshake), Some(tcp)) = (&mut pending.handshake, connection.tcp()) else {
             return;
         };
@@ -416,9 +394,7 @@ impl Engine {
             }
             match handshake.poll_event() {
                 None => {}
-                Some(Event::Accepted { peer, .. }) => {
-                    break self.accepted_by(connection, guard, peer);
-                }
+                Some(Event::Accepted { peer, .. }) => break self.accepted_by(connection, guard, peer),
                 Some(Event::Declined { code, .. }) => {
                     log::debug!("the peer declined: {code:?}");
                     break self.declined(connection, guard, Reason::PeerDeclined);
@@ -439,18 +415,11 @@ impl Engine {
         guard: &mut Option<Pending>,
         peer: ShmBuffer,
     ) {
-        let Some(pending) = guard.as_mut() else {
-            return;
-        };
+        let Some(pending) = guard.as_mut() else { return };
         let (Some(handshake), Some(tcp)) = (&mut pending.handshake, connection.tcp()) else {
             return;
         };
-        let joined = self.join(
-            &pending.channel,
-            &mut pending.buffer,
-            peer,
-            u64::from(pending.early),
-        );
+        let joined = self.join(&pending.channel, &mut pending.buffer, peer, u64::from(pending.early));
         match joined {
             Ok((smc, local)) => {
                 if handshake.confirm(local).is_err() {
@@ -489,12 +458,7 @@ impl Engine {
             return Err(Reason::BadMemory);
         }
         let (group, rx) = buffer.take().ok_or(Reason::Internal)?;
-        let tx = group.peer_rmbe(
-            rmb.token,
-            rmb.geometry,
-            peer.index.get(),
-            memory.into_iter().next(),
-        );
+        let tx = group.peer_rmbe(rmb.token, rmb.geometry, peer.index.get(), memory.into_iter().next());
         let (tx, local) = match (tx, self.arena.take()) {
             (Ok(tx), Some(local)) => (tx, local),
             (tx, local) => {
@@ -502,11 +466,7 @@ impl Engine {
                     self.arena.give_back(&local);
                 }
                 group.give_back(&rx);
-                return Err(if tx.is_err() {
-                    Reason::BadMemory
-                } else {
-                    Reason::Memory
-                });
+                return Err(if tx.is_err() { Reason::BadMemory } else { Reason::Memory });
             }
         };
         let own = self.describe(&rx)?;
@@ -565,10 +525,7 @@ impl Engine {
 
 /// Ends a TCP connection at once, at both ends.
 pub(super) fn disconnect(tcp: BorrowedFd<'_>) {
-    let linger = libc::linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     // SAFETY: a plain struct without padding, read as bytes.
     let bytes = unsafe {
         std::slice::from_raw_parts((&raw const linger).cast::<u8>(), size_of::<libc::linger>())

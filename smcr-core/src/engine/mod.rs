@@ -127,11 +127,7 @@ impl Engine {
 
     fn timeouts(&self) -> Timeouts {
         let wait = self.config.handshake_timeout();
-        Timeouts {
-            proposal: wait,
-            accept: wait,
-            confirm: wait,
-        }
+        Timeouts { proposal: wait, accept: wait, confirm: wait }
     }
 
     /// Whether the rules let a connection use SMC, and the limits leave room for it.
@@ -140,9 +136,7 @@ impl Engine {
             return Err(Reason::Rule);
         }
         if self.connections.load(Ordering::Relaxed) >= self.config.max_connections()
-            || group::rmb_bytes() + 2 * u64::from(self.config.ring_size())
-                > self.config.max_memory()
-        {
+            || group::rmb_bytes() + 2 * u64::from(self.config.ring_size()) > self.config.max_memory() {
             return Err(Reason::Memory);
         }
         Ok(())
@@ -160,11 +154,7 @@ impl Engine {
     /// # Errors
     /// Why its connections will be TCP.
     pub fn listening(&self, fd: BorrowedFd<'_>) -> Result<(), Reason> {
-        if syn::keep(fd) {
-            Ok(())
-        } else {
-            Err(Reason::Unsupported)
-        }
+        if syn::keep(fd) { Ok(()) } else { Err(Reason::Unsupported) }
     }
 
     /// Announces a listening port; `None` if somebody else does already.
@@ -197,12 +187,7 @@ impl Engine {
 
 /// The addresses of both ends of a connected TCP socket: ours, the peer's.
 fn addresses(fd: BorrowedFd<'_>) -> Result<(SocketAddr, SocketAddr), Errno> {
-    let local = rustix::net::getsockname(fd)?
-        .try_into()
-        .map_err(|_| Errno::AFNOSUPPORT)?;
-    let peer = rustix::net::getpeername(fd)?
-        .ok_or(Errno::NOTCONN)?
-        .try_into()
-        .map_err(|_| Errno::AFNOSUPPORT)?;
+    let local = rustix::net::getsockname(fd)?.try_into().map_err(|_| Errno::AFNOSUPPORT)?;
+    let peer = rustix::net::getpeername(fd)?.ok_or(Errno::NOTCONN)?.try_into().map_err(|_| Errno::AFNOSUPPORT)?;
     Ok((local, peer))
 }

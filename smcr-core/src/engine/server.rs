@@ -54,9 +54,7 @@ impl Engine {
     /// # Errors
     /// Why it stays TCP; `fd` is as it was then, or reset if the handshake broke off.
     pub fn accepted(&'static self, fd: BorrowedFd<'_>) -> Result<Accepted, Reason> {
-        let Some(syn) = syn::hinted(fd) else {
-            return Err(Reason::PeerNoSmc);
-        };
+        let Some(syn) = syn::hinted(fd) else { return Err(Reason::PeerNoSmc) };
         let (local, peer) = addresses(fd).map_err(|_| Reason::Ended)?;
         self.allow(local.port(), peer.ip())?;
         if !fds::reserve() {
@@ -66,15 +64,10 @@ impl Engine {
         if !self.trusts(uid) {
             return Err(Reason::OtherUser);
         }
-        let hello = Message::Hello {
-            tsval: syn.tsval,
-            gid: self.identity.gid.0,
-        };
+        let hello = Message::Hello { tsval: syn.tsval, gid: self.identity.gid.0 };
         messages::send(channel.as_fd(), &hello, &[]).map_err(|_| Reason::NoAnswer)?;
         let (message, passed) = wait_commit(&channel)?;
-        let Message::Commit { early, gid, rmb } = message else {
-            return Err(Reason::ClcInvalid);
-        };
+        let Message::Commit { early, gid, rmb } = message else { return Err(Reason::ClcInvalid) };
         let mut passed = passed.into_iter();
         let (Some(end), Some(memory)) = (passed.next(), passed.next()) else {
             return Err(Reason::ClcInvalid);
@@ -82,12 +75,7 @@ impl Engine {
         // From here on the client's library speaks CLC.
         PUBLISHER.count(Counter::HandshakesStarted);
         bell::empty(end.as_fd());
-        let client = Client {
-            early: early as usize,
-            gid: ShmGid(gid),
-            rmb,
-            memory,
-        };
+        let client = Client { early: early as usize, gid: ShmGid(gid), rmb, memory };
         let smc = match self.shake_hands(fd, &channel, client) {
             Ok(smc) => smc,
             Err(Refusal::Tcp(reason)) => return Err(reason),
@@ -111,10 +99,7 @@ impl Engine {
         });
         log::debug!("{local} <- {peer}: shm");
         self.connections.fetch_add(1, Ordering::Relaxed);
-        Ok(Accepted {
-            connection: Connection::established(tcp, slot, smc),
-            end,
-        })
+        Ok(Accepted { connection: Connection::established(tcp, slot, smc), end })
     }
 
     /// The CLC handshake on the TCP stream.
@@ -155,11 +140,7 @@ impl Engine {
         let early = client.early;
         // With bytes of the program taken out of the stream there is no way back to TCP.
         let refuse = move |reason| {
-            if early == 0 {
-                Refusal::Tcp(reason)
-            } else {
-                Refusal::Broken(reason)
-            }
+            if early == 0 { Refusal::Tcp(reason) } else { Refusal::Broken(reason) }
         };
         if early > rx.size() {
             return Err(Refusal::Broken(Reason::ClcInvalid));
@@ -178,9 +159,7 @@ impl Engine {
                 let needed = handshake.needed().min(bytes.len());
                 let fed = match receive(tcp, &mut bytes[..needed], handshake.poll_timeout()) {
                     Ok(0) => handshake.handle_end(),
-                    Ok(n) => handshake
-                        .handle_bytes(&bytes[..n], Instant::now())
-                        .map(drop),
+                    Ok(n) => handshake.handle_bytes(&bytes[..n], Instant::now()).map(drop),
                     Err(Errno::TIMEDOUT) => handshake.handle_timeout(Instant::now()),
                     Err(_) => handshake.handle_end(),
                 };
@@ -193,10 +172,7 @@ impl Engine {
                 Event::Proposed { gid, .. } => {
                     let own = self.describe(rx).map_err(Refusal::Broken)?;
                     let (rmb, _) = rx.rmbe();
-                    let info = RmbInfo {
-                        token: rmb.token(),
-                        geometry: rmb.geometry(),
-                    };
+                    let info = RmbInfo { token: rmb.token(), geometry: rmb.geometry() };
                     let sent = messages::send(
                         channel.as_fd(),
                         &Message::Memory { rmb: info },
@@ -279,7 +255,12 @@ fn wait_commit(channel: &OwnedFd) -> Result<(Message, Vec<OwnedFd>), Reason> {
 
 /// Moves the bytes that the client's program sent over TCP into the ring, as if they had come
 /// over SMC.
-fn take_early(tcp: BorrowedFd<'_>, rx: &Rx, early: usize, until: Instant) -> Result<(), Refusal> {
+fn take_early(
+    tcp: BorrowedFd<'_>,
+    rx: &Rx,
+    early: usize,
+    until: Instant,
+) -> Result<(), Refusal> {
     let mut taken = 0;
     let mut piece = [0u8; 4096];
     while taken < early {

@@ -62,10 +62,7 @@ impl RmbInfo {
     fn parse(from: &[u8]) -> Option<Self> {
         let token = u64::from_ne_bytes(from[..8].try_into().ok()?);
         let size = u32::from_ne_bytes(from[8..12].try_into().ok()?);
-        Some(Self {
-            token,
-            geometry: Geometry::new(from[12], size)?,
-        })
+        Some(Self { token, geometry: Geometry::new(from[12], size)? })
     }
 }
 
@@ -102,14 +99,8 @@ impl Message {
         let gid = raw[12..28].try_into().ok()?;
         Some(match raw[7] {
             1 => Self::Hello { tsval: word, gid },
-            2 => Self::Commit {
-                early: word,
-                gid,
-                rmb: RmbInfo::parse(&raw[28..])?,
-            },
-            3 => Self::Memory {
-                rmb: RmbInfo::parse(&raw[28..])?,
-            },
+            2 => Self::Commit { early: word, gid, rmb: RmbInfo::parse(&raw[28..])? },
+            3 => Self::Memory { rmb: RmbInfo::parse(&raw[28..])? },
             _ => return None,
         })
     }
@@ -144,12 +135,8 @@ pub fn recv(channel: BorrowedFd<'_>) -> Result<(Message, Vec<OwnedFd>), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let got = rustix::net::recvmsg(
-        channel,
-        &mut [IoSliceMut::new(&mut bytes)],
-        &mut control,
-        flags,
-    )?;
+    let got =
+        rustix::net::recvmsg(channel, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)?;
     let mut fds = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {
@@ -178,20 +165,10 @@ mod tests {
 
     #[test]
     fn messages_round_trip_and_refuse_truncation() {
-        let rmb = RmbInfo {
-            token: 77,
-            geometry: Geometry::new(4, 65536).unwrap(),
-        };
+        let rmb = RmbInfo { token: 77, geometry: Geometry::new(4, 65536).unwrap() };
         for message in [
-            Message::Hello {
-                tsval: 5,
-                gid: [7; 16],
-            },
-            Message::Commit {
-                early: 9,
-                gid: [8; 16],
-                rmb,
-            },
+            Message::Hello { tsval: 5, gid: [7; 16] },
+            Message::Commit { early: 9, gid: [8; 16], rmb },
             Message::Memory { rmb },
         ] {
             let raw = message.emit();

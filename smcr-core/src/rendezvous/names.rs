@@ -9,12 +9,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 fn socket(kind: SocketType) -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    Ok(crate::fds::raise(rustix::net::socket_with(
-        AddressFamily::UNIX,
-        kind,
-        flags,
-        None,
-    )?))
+    Ok(crate::fds::raise(rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?))
 }
 
 fn presence_name(port: u16) -> Result<SocketAddrUnix, Errno> {
@@ -58,9 +53,7 @@ pub fn is_present(port: u16) -> bool {
     // socket, by several threads: only the answer matters.
     static PROBE: OnceCell<OwnedFd> = OnceCell::new();
     let probe = PROBE.get_or_try_init(|| socket(SocketType::DGRAM));
-    let (Ok(probe), Ok(name)) = (probe, presence_name(port)) else {
-        return false;
-    };
+    let (Ok(probe), Ok(name)) = (probe, presence_name(port)) else { return false };
     rustix::net::connect(probe, &name).is_ok()
 }
 

@@ -24,7 +24,8 @@ pub fn keep(listener: BorrowedFd<'_>) -> bool {
 /// The SYN of a connection just accepted, if it carried the hint and a time stamp.
 pub fn hinted(accepted: BorrowedFd<'_>) -> Option<Syn> {
     let mut raw = [0u8; 160];
-    let len = sys::get_bytes(accepted, libc::IPPROTO_TCP, libc::TCP_SAVED_SYN, &mut raw).ok()?;
+    let len =
+        sys::get_bytes(accepted, libc::IPPROTO_TCP, libc::TCP_SAVED_SYN, &mut raw).ok()?;
     parse(&raw[..len])
 }
 
@@ -45,13 +46,9 @@ fn parse(raw: &[u8]) -> Option<Syn> {
         match options {
             [1, rest @ ..] => options = rest,
             [8, 10, a, b, c, d, ..] => {
-                return Some(Syn {
-                    tsval: u32::from_be_bytes([*a, *b, *c, *d]),
-                });
+                return Some(Syn { tsval: u32::from_be_bytes([*a, *b, *c, *d]) });
             }
-            [kind, len, ..] if *kind > 1 && *len >= 2 => {
-                options = options.get(usize::from(*len)..)?
-            }
+            [kind, len, ..] if *kind > 1 && *len >= 2 => options = options.get(usize::from(*len)..)?,
             _ => return None,
         }
     }
@@ -88,10 +85,7 @@ impl Window {
         let elapsed = began.elapsed() + Duration::from_millis(1);
         // One tick is a millisecond, or a microsecond on routes that ask for it; the kernel
         // clears a bit of what it tells us.
-        Some(Self {
-            newest: now.wrapping_add(2),
-            span: elapsed.as_millis() as u32 + 6,
-        })
+        Some(Self { newest: now.wrapping_add(2), span: elapsed.as_millis() as u32 + 6 })
     }
 
     /// Whether a SYN of ours can have carried this time stamp.
@@ -110,9 +104,7 @@ mod tests {
         raw[8] = ttl;
         let mut tcp = vec![0u8; 20];
         tcp[12] = 10 << 4;
-        tcp.extend([
-            2, 4, 0xff, 0xd7, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7,
-        ]);
+        tcp.extend([2, 4, 0xff, 0xd7, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7]);
         raw.extend(tcp);
         raw
     }

@@ -88,10 +88,7 @@ impl Arena {
     /// Reserves address space for 65536 connections; memory is used as they come.
     pub fn create() -> Result<Arc<Self>, Errno> {
         let memory = Memory::create("smcr-local", SLOTS * size_of::<Local>())?;
-        Ok(Arc::new(Self {
-            memory,
-            free: Mutex::default(),
-        }))
+        Ok(Arc::new(Self { memory, free: Mutex::default() }))
     }
 
     /// Takes a slot, with everything in it at zero except `processes`, which is 1.
@@ -107,12 +104,7 @@ impl Arena {
         };
         let local = self.slot(index);
         local.state.store(0, Ordering::Relaxed);
-        for cursor in [
-            &local.prod,
-            &local.peer_cons,
-            &local.cons,
-            &local.urgent_seen,
-        ] {
+        for cursor in [&local.prod, &local.peer_cons, &local.cons, &local.urgent_seen] {
             cursor.store(0, Ordering::Relaxed);
         }
         for word in [
@@ -126,10 +118,7 @@ impl Arena {
             word.store(0, Ordering::Relaxed);
         }
         local.processes.store(1, Ordering::Relaxed);
-        Some(LocalRef {
-            arena: Arc::clone(self),
-            slot: NonNull::from(local),
-        })
+        Some(LocalRef { arena: Arc::clone(self), slot: NonNull::from(local) })
     }
 
     /// Returns a slot whose last process is gone, in the process that made the arena.

@@ -51,11 +51,7 @@ impl Lock {
     #[inline]
     pub fn lock(&self) -> Option<LockGuard<'_>> {
         let me = tid();
-        if self
-            .0
-            .compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
-            .is_ok()
-        {
+        if self.0.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed).is_ok() {
             return Some(LockGuard(self));
         }
         self.lock_slow(me)
@@ -68,15 +64,8 @@ impl Lock {
             let holder = seen & !WAITERS;
             if holder == 0 {
                 // Others may sleep that we do not know of: keep the bit.
-                let mine = if round > 100 {
-                    me | WAITERS
-                } else {
-                    me | (seen & WAITERS)
-                };
-                if self
-                    .0
-                    .compare_exchange(seen, mine, Ordering::Acquire, Ordering::Relaxed)
-                    .is_ok()
+                let mine = if round > 100 { me | WAITERS } else { me | (seen & WAITERS) };
+                if self.0.compare_exchange(seen, mine, Ordering::Acquire, Ordering::Relaxed).is_ok()
                 {
                     return Some(LockGuard(self));
                 }

@@ -41,9 +41,8 @@ unsafe impl Send for Memory {}
 // SAFETY: as above.
 unsafe impl Sync for Memory {}
 
-const SEALS: SealFlags = SealFlags::SHRINK
-    .union(SealFlags::GROW)
-    .union(SealFlags::SEAL);
+const SEALS: SealFlags =
+    SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
 impl Memory {
     /// Makes `len` bytes of zeroed, sealed memory. Pages are taken from the system as they are
@@ -57,7 +56,8 @@ impl Memory {
 
     /// Maps memory that a peer passed to us, after checking its seals and its size.
     pub fn from_peer(fd: OwnedFd, len: usize) -> Result<Self, MemoryError> {
-        let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|_| MemoryError::NotSealed)?;
+        let seals =
+            rustix::fs::fcntl_get_seals(&fd).map_err(|_| MemoryError::NotSealed)?;
         if !seals.contains(SEALS) {
             return Err(MemoryError::NotSealed);
         }

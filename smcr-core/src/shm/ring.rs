@@ -65,18 +65,9 @@ fn pieces(
 impl Tx {
     /// The writing end for RMBE `index` (from 0) of the peer's `rmb`.
     pub fn new(rmb: Arc<Rmb>, index: u8) -> Self {
-        let (base, control) = (
-            rmb.ring(index).as_ptr(),
-            std::ptr::from_ref(rmb.control(index)),
-        );
+        let (base, control) = (rmb.ring(index).as_ptr(), std::ptr::from_ref(rmb.control(index)));
         let size = rmb.geometry().rmbe_size as usize;
-        Self {
-            rmb,
-            index,
-            base,
-            control,
-            size,
-        }
+        Self { rmb, index, base, control, size }
     }
 
     /// The cursors, shared with the peer.
@@ -128,13 +119,7 @@ impl Tx {
     /// The caller holds `tx_lock` and knows from [`Self::free`] that they fit.
     #[inline]
     pub fn copy_in(&self, local: &Local, len: usize, fill: impl FnMut(*mut u8, usize, usize)) {
-        pieces(
-            self.base,
-            self.size,
-            local.prod.load(Ordering::Relaxed),
-            len,
-            fill,
-        );
+        pieces(self.base, self.size, local.prod.load(Ordering::Relaxed), len, fill);
     }
 
     /// Publishes `len` copied bytes. True if the reader sleeps and has to be rung.
@@ -162,18 +147,9 @@ impl Tx {
 impl Rx {
     /// The reading end for RMBE `index` (from 0) of our own `rmb`.
     pub fn new(rmb: Arc<Rmb>, index: u8) -> Self {
-        let (base, control) = (
-            rmb.ring(index).as_ptr(),
-            std::ptr::from_ref(rmb.control(index)),
-        );
+        let (base, control) = (rmb.ring(index).as_ptr(), std::ptr::from_ref(rmb.control(index)));
         let size = rmb.geometry().rmbe_size as usize;
-        Self {
-            rmb,
-            index,
-            base,
-            control,
-            size,
-        }
+        Self { rmb, index, base, control, size }
     }
 
     /// The cursors, shared with the peer.
@@ -238,27 +214,17 @@ impl Rx {
         // or we see it waiting.
         fence(Ordering::SeqCst);
         control.writer_waiting.load(Ordering::Relaxed) != 0
-            && self
-                .available(local)
-                .is_ok_and(|left| left <= self.size / 2)
+            && self.available(local).is_ok_and(|left| left <= self.size / 2)
     }
 
     /// Puts bytes into our own ring at position `at`, before the peer begins to write: they came
     /// another way. The peer's cursor starts behind them.
     pub fn preload(&self, at: usize, bytes: &[u8]) {
-        pieces(
-            self.base,
-            self.size,
-            at as u64,
-            bytes.len(),
-            |to, offset, len| {
-                // SAFETY: `to` is `len` bytes of the ring, which nobody else uses yet.
-                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr().add(offset), to, len) };
-            },
-        );
-        self.control()
-            .prod
-            .store((at + bytes.len()) as u64, Ordering::Release);
+        pieces(self.base, self.size, at as u64, bytes.len(), |to, offset, len| {
+            // SAFETY: `to` is `len` bytes of the ring, which nobody else uses yet.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr().add(offset), to, len) };
+        });
+        self.control().prod.store((at + bytes.len()) as u64, Ordering::Release);
     }
 
     /// Asks the writer to ring, and looks once more: true if the ring is still empty, so that

@@ -61,8 +61,9 @@ pub struct Geometry {
 impl Geometry {
     /// The geometry, if it is a valid one.
     pub fn new(count: u8, rmbe_size: u32) -> Option<Self> {
-        let valid =
-            count > 0 && rmbe_size.is_power_of_two() && (16 << 10..=512 << 20).contains(&rmbe_size);
+        let valid = count > 0
+            && rmbe_size.is_power_of_two()
+            && (16 << 10..=512 << 20).contains(&rmbe_size);
         valid.then_some(Self { count, rmbe_size })
     }
 
@@ -89,11 +90,7 @@ impl Rmb {
     /// Makes an RMB of our own.
     pub fn create(geometry: Geometry, token: u64) -> Result<Arc<Self>, rustix::io::Errno> {
         let memory = Memory::create("smcr-rmb", geometry.memory_size())?;
-        Ok(Arc::new(Self {
-            memory,
-            geometry,
-            token,
-        }))
+        Ok(Arc::new(Self { memory, geometry, token }))
     }
 
     /// Maps an RMB that a peer passed to us.
@@ -103,11 +100,7 @@ impl Rmb {
         token: u64,
     ) -> Result<Arc<Self>, MemoryError> {
         let memory = Memory::from_peer(fd, geometry.memory_size())?;
-        Ok(Arc::new(Self {
-            memory,
-            geometry,
-            token,
-        }))
+        Ok(Arc::new(Self { memory, geometry, token }))
     }
 
     /// How it is cut up.
@@ -133,13 +126,7 @@ impl Rmb {
         assert!(index < self.geometry.count);
         // SAFETY: inside the mapping (checked above), aligned (the base is a page, the size a
         // multiple of the alignment), all fields are atomics for which any bit pattern is valid.
-        unsafe {
-            self.memory
-                .base()
-                .cast::<RmbeControl>()
-                .add(usize::from(index))
-                .as_ref()
-        }
+        unsafe { self.memory.base().cast::<RmbeControl>().add(usize::from(index)).as_ref() }
     }
 
     /// The first byte of the ring of RMBE `index`; valid for `rmbe_size` bytes.
@@ -148,8 +135,8 @@ impl Rmb {
     /// If there is no such RMBE.
     pub fn ring(&self, index: u8) -> NonNull<u8> {
         assert!(index < self.geometry.count);
-        let offset =
-            self.geometry.rings_offset() + usize::from(index) * self.geometry.rmbe_size as usize;
+        let offset = self.geometry.rings_offset()
+            + usize::from(index) * self.geometry.rmbe_size as usize;
         // SAFETY: inside the mapping by the definition of memory_size().
         unsafe { self.memory.base().add(offset) }
     }
