@@ -117,6 +117,12 @@ pub(crate) fn put(fd: RawFd, entry: Entry, _guard: &MutexGuard<'_, ()>) -> Entry
         Entry::Plain(plain) => Arc::into_raw(plain) as usize | PLAIN,
         Entry::Set(set) => Arc::into_raw(set) as usize | SET,
     };
+    if value & TAG == SET {
+        let mut fds = EPOLL_FDS.lock();
+        if !fds.contains(&fd) {
+            fds.push(fd);
+        }
+    }
     if value != 0 {
         HIGHEST.fetch_max(fd, Ordering::Relaxed);
     }
@@ -138,4 +144,26 @@ pub(crate) fn put(fd: RawFd, entry: Entry, _guard: &MutexGuard<'_, ()>) -> Entry
 pub(crate) fn known(first: RawFd, last: RawFd) -> impl Iterator<Item = RawFd> {
     let end = last.min(HIGHEST.load(Ordering::Relaxed));
     (first.max(0)..=end).filter(|&fd| is_known(fd))
+}
+
+/// The descriptors that were epoll sets when last looked at.
+static EPOLL_FDS: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
+
+/// All epoll sets. The caller holds [`lock`].
+pub(crate) fn sets(_guard: &MutexGuard<'_, ()>) -> Vec<(RawFd, Arc<Set>)> {
+    let mut found = Vec::new();
+    EPOLL_FDS.lock().retain(|&fd| {
+        let value = word(fd).map_or(0, |word| word.load(Ordering::Acquire));
+        if value & TAG != SET {
+            return false;
+        }
+        let set = (value & !TAG) as *const Set;
+        // SAFETY: made by Arc::into_raw in `put`, and the entry cannot change now.
+        found.push((fd, unsafe {
+            Arc::increment_strong_count(set);
+            Arc::from_raw(set)
+        }));
+        true
+    });
+    found
 }

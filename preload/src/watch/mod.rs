@@ -77,6 +77,11 @@ impl Watch {
         self.set_looker(looker, smc);
     }
 
+    /// Whether an epoll set watches it.
+    pub(crate) fn is_registered(&self) -> bool {
+        self.registrations.load(Ordering::Relaxed) > 0
+    }
+
     /// The registration in one of the sets changed.
     pub(crate) fn reregistered(&self, looker: Option<(Arc<Set>, RawFd)>, smc: Option<&Smc>) {
         let only = self.registrations.load(Ordering::Relaxed) == 1;

@@ -143,6 +143,20 @@ impl Set {
         Some(old)
     }
 
+    /// The epoll descriptor is closed.
+    pub(crate) fn clear(&self) {
+        let members: Vec<Member> = {
+            let mut state = self.state.lock();
+            state.hot.clear();
+            state.by_data.clear();
+            state.members.drain().map(|(_, member)| member).collect()
+        };
+        self.streams.store(0, Ordering::Relaxed);
+        for stream in members.into_iter().filter_map(|member| member.stream) {
+            stream.watch.unregistered(stream.connection.smc());
+        }
+    }
+
     pub(crate) fn member(&self, fd: RawFd) -> Option<Member> {
         self.state.lock().members.get(&fd).cloned()
     }

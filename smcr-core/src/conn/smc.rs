@@ -267,6 +267,11 @@ impl Smc {
         self.local.sleepers.fetch_sub(1, Ordering::SeqCst);
     }
 
+    /// Whether the peer's end is known to be closed: the kernel has no more news of it.
+    pub fn is_peer_closed(&self) -> bool {
+        self.state() & (state::PEER_CLOSED | state::RESET) != 0
+    }
+
     /// How long a spin on this socket may last.
     pub fn spin_budget(&self) -> &std::sync::atomic::AtomicU32 {
         &self.local.spin_ns
@@ -326,6 +331,11 @@ impl Smc {
             self.group.release(&self.rx);
             self.local.arena().give_back(&self.local);
         }
+    }
+
+    /// Takes back [`Self::inherited`]: the fork failed.
+    pub fn not_inherited(&self) {
+        self.local.processes.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// A child process got the connection by fork.

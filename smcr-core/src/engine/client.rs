@@ -28,20 +28,24 @@ pub struct ConnectPlan {
 /// A connection that is TCP, and becomes SMC if the server's library calls.
 #[derive(Debug)]
 pub struct Connecting {
-    /// The connection; [`Engine::watch`] it as soon as `end` is in its place.
+    /// The connection. Give it `pending`, complete with `on_tcp`, and [`Engine::watch`] it as
+    /// soon as `end` is in its place.
     pub connection: Arc<Connection>,
+    /// What the handshake needs.
+    pub pending: Pending,
     /// The end of the readiness pair that takes the place of the program's TCP socket.
     pub end: OwnedFd,
 }
 
 /// What a connection needs while its handshake is pending.
-pub(super) struct Pending {
+pub struct Pending {
     pub(super) local: SocketAddr,
     pub(super) peer: SocketAddr,
     /// Bytes that the program sent over TCP so far.
     pub(super) early: u32,
-    /// Puts the TCP socket back in the place of the readiness pair.
-    pub(super) on_tcp: Box<dyn Fn(BorrowedFd<'_>) + Send + Sync>,
+    /// Called, from any thread, if the connection stays TCP after all: has to put the TCP socket
+    /// it is given in the place of the readiness pair.
+    pub on_tcp: Box<dyn Fn(BorrowedFd<'_>) + Send + Sync>,
     pub(super) window: Window,
     pub(super) listener: Option<CallListener>,
     pub(super) channel: Option<OwnedFd>,
@@ -81,8 +85,7 @@ impl Engine {
     }
 
     /// The program's connect() returned `outcome`. If the TCP connection is established, makes
-    /// what SMC needs. `on_tcp` will be called, from any thread, if the connection stays TCP after
-    /// all: it has to put the TCP socket it is given in the place of the readiness pair.
+    /// what SMC needs.
     ///
     /// # Errors
     /// Why the connection is TCP; `None` if it failed or is not connected.
@@ -91,7 +94,6 @@ impl Engine {
         plan: &ConnectPlan,
         fd: BorrowedFd<'_>,
         outcome: Result<(), Errno>,
-        on_tcp: Box<dyn Fn(BorrowedFd<'_>) + Send + Sync>,
     ) -> Result<Connecting, Option<Reason>> {
         syn::clear_hint(fd, plan.ipv6, plan.ttl);
         match outcome {
@@ -133,7 +135,7 @@ impl Engine {
             local,
             peer,
             early: 0,
-            on_tcp,
+            on_tcp: Box::new(|_| {}),
             window,
             listener: Some(listener),
             channel: None,
@@ -141,8 +143,8 @@ impl Engine {
             handshake: None,
             buffer: None,
         };
-        let connection = Arc::new(Connection::pending(tcp, slot, pending));
-        Ok(Connecting { connection, end })
+        let connection = Arc::new(Connection::pending(tcp, slot));
+        Ok(Connecting { connection, pending, end })
     }
 }
 

@@ -67,13 +67,13 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub(super) fn pending(tcp: OwnedFd, slot: Slot, pending: Pending) -> Self {
+    pub(super) fn pending(tcp: OwnedFd, slot: Slot) -> Self {
         Self {
             phase: AtomicU32::new(Phase::Pending as u32),
             smc: OnceLock::new(),
             tcp: AtomicI32::new(tcp.into_raw_fd()),
             slot,
-            pending: Mutex::new(Some(pending)),
+            pending: Mutex::new(None),
             helper_id: AtomicU64::new(0),
             nonblocking: AtomicBool::new(false),
             oob_inline: AtomicBool::new(false),
@@ -93,6 +93,11 @@ impl Connection {
         };
         connection.count_smc();
         connection
+    }
+
+    /// Starts the pending phase.
+    pub fn begin(&self, pending: Pending) {
+        *self.pending.lock() = Some(pending);
     }
 
     /// What carries the stream now.
@@ -325,6 +330,13 @@ impl Connection {
     pub fn inherited(&self) {
         if let Some(smc) = self.smc() {
             smc.inherited();
+        }
+    }
+
+    /// The fork failed that [`Self::inherited`] was called for.
+    pub fn not_inherited(&self) {
+        if let Some(smc) = self.smc() {
+            smc.not_inherited();
         }
     }
 

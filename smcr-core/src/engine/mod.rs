@@ -19,8 +19,9 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
-pub use client::{ConnectPlan, Connecting};
+pub use client::{ConnectPlan, Connecting, Pending};
 pub use connection::{Connection, Early, Phase};
+pub use helper::Rest;
 pub use server::Accepted;
 
 use crate::Reason;
@@ -81,7 +82,7 @@ fn install(config: Arc<Config>) -> Result<&'static Engine, Errno> {
 /// To be called before `fork`: connections whose handshake is pending go on over TCP, since their
 /// handshake cannot be in two processes, and the helper thread is brought to rest.
 /// The returned guard is to be dropped after the fork, in the parent.
-pub fn before_fork() -> Option<helper::Rest> {
+pub fn before_fork() -> Option<Rest> {
     engine().map(|engine| engine.helper.rest())
 }
 
@@ -186,7 +187,10 @@ impl Engine {
 }
 
 /// The addresses of both ends of a connected TCP socket: ours, the peer's.
-fn addresses(fd: BorrowedFd<'_>) -> Result<(SocketAddr, SocketAddr), Errno> {
+///
+/// # Errors
+/// `ENOTCONN`, or `EAFNOSUPPORT` for a socket of another family.
+pub fn addresses(fd: BorrowedFd<'_>) -> Result<(SocketAddr, SocketAddr), Errno> {
     let local = rustix::net::getsockname(fd)?.try_into().map_err(|_| Errno::AFNOSUPPORT)?;
     let peer = rustix::net::getpeername(fd)?.ok_or(Errno::NOTCONN)?.try_into().map_err(|_| Errno::AFNOSUPPORT)?;
     Ok((local, peer))
