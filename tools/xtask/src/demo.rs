@@ -69,6 +69,7 @@ pub(crate) fn run() -> Result<()> {
             .map(String::from)
             .to_vec(),
     ];
+    let mut moved = true;
     for act in &ACTS {
         let plain = perform(act, "over plain TCP", &Setup::plain())?;
         let library = perform(act, "under libsmcr.so", &Setup::library().watched())?;
@@ -80,6 +81,7 @@ pub(crate) fn run() -> Result<()> {
                 library.figure(figure)?,
             ));
         }
+        moved &= library.seen.main_mode() == "shm";
         sights.push(sight(act.programs, &library));
     }
     let mixed = Setup::new(Preload::Library, Preload::None).watched();
@@ -94,6 +96,9 @@ pub(crate) fn run() -> Result<()> {
         "\nHow the connections ran: shm = moved to shared memory, tcp = stayed on TCP (why)\n"
     );
     ui::table(&sights);
+    if !moved {
+        println!("\nNot everything moved to shared memory: those lines compare TCP with TCP.");
+    }
     println!(
         "\nTry it: LD_PRELOAD=target/release/libsmcr.so PROGRAM at both ends; target/release/smcr-stat shows what happens."
     );
