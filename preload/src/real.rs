@@ -87,7 +87,7 @@ pub(crate) fn epoll_pwait2(
         }
         count => count,
     };
-    count.map(|count| count)
+    count
 }
 
 pub(crate) fn ppoll(
@@ -111,7 +111,6 @@ pub(crate) fn ppoll(
             SIGSET_SIZE
         )
     })
-    .map(|count| count)
 }
 
 pub(crate) fn close(fd: RawFd) {

@@ -61,6 +61,8 @@ struct Edge {
     arrivals: u64,
     /// The peer's end.
     eof: bool,
+    /// An error, or the end of both directions.
+    fatal: bool,
     /// Anything since the registration.
     any: bool,
 }
@@ -103,12 +105,13 @@ impl Edge {
         let eof = mask & libc::EPOLLRDHUP as u32 != 0 || smc.readiness() & libc::POLLRDHUP != 0;
         let news = arrivals > self.arrivals.max(consumed)
             || eof && !self.eof
-            || mask & ALWAYS != 0
+            || mask & ALWAYS != 0 && !self.fatal
             || mask & WRITABLE != 0 && (smc.take_unblocked() || !self.any);
         if news {
             *self = Self {
                 arrivals,
                 eof,
+                fatal: mask & ALWAYS != 0,
                 any: true,
             };
         }

@@ -216,10 +216,12 @@ impl Smc {
             if self.rx.available(&self.local).is_ok_and(|n| n > 0) && !self.at_urgent_mark() {
                 return Err(Errno::INTR); // it came in between: look again
             }
-            return match self.take_error() {
-                Some(errno) if self.state() & state::DROPPED == 0 => Err(errno),
-                _ => Ok(end),
-            };
+            // A peer that had closed before the error is an end of the stream, not an error: that
+            // is for SO_ERROR.
+            if self.state() & state::DROPPED != 0 {
+                return Ok(end);
+            }
+            return self.take_error().map_or(Ok(end), Err);
         }
         if self.state() & state::READ_SHUT != 0 {
             return Ok(end);
