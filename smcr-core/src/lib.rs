@@ -1,5 +1,24 @@
 //! SMC-R (RFC 7609) in user space: the protocol, the fabrics that carry it, the engine that joins
 //! them, and the native socket API.
 
+#[forbid(unsafe_code)]
+pub mod clc;
+pub mod config;
+pub mod conn;
+pub mod engine;
+pub mod fds;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+#[forbid(unsafe_code)]
+pub mod fuzzing;
+pub mod group;
+#[forbid(unsafe_code)]
+pub mod handshake;
+mod rawfs;
 pub mod reason;
+pub mod rendezvous;
+pub mod shm;
+pub mod stat;
+pub mod sys;
+
 pub use reason::Reason;

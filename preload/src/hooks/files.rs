@@ -1,0 +1,132 @@
+//! Descriptors: close, dup, fcntl, ioctl.
+
+use libc::{c_int, c_long, c_uint, c_ulong, c_void};
+use redhook::{hook, real};
+
+use crate::ops::fds;
+use crate::table;
+
+super::resolves!(
+    close,
+    close_range,
+    closefrom,
+    dup,
+    dup2,
+    dup3,
+    fcntl,
+    fcntl64,
+    ioctl
+);
+
+hook! {
+    unsafe fn close(fd: c_int) -> c_int => smcr_close {
+        fds::closing(fd);
+        // SAFETY: takes an integer.
+        unsafe { real!(close)(fd) }
+    }
+}
+
+hook! {
+    unsafe fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int => smcr_close_range {
+        const CLOEXEC: c_int = 4;
+        if flags & CLOEXEC == 0 {
+            fds::closing_range(first, last);
+        }
+        // SAFETY: takes integers.
+        unsafe { fds::close_range(first, last, |first, last| real!(close_range)(first, last, flags)) }
+    }
+}
+
+hook! {
+    unsafe fn closefrom(first: c_int) -> () => smcr_closefrom {
+        fds::closing_range(first.max(0) as c_uint, c_uint::MAX);
+        // SAFETY: takes integers.
+        unsafe {
+            fds::close_range(first.max(0) as c_uint, c_uint::MAX, |first, last| {
+                real!(close_range)(first, last, 0)
+            });
+        }
+    }
+}
+
+hook! {
+    unsafe fn dup(fd: c_int) -> c_int => smcr_dup {
+        // SAFETY: takes an integer.
+        duplicated(fd, unsafe { real!(dup)(fd) })
+    }
+}
+
+fn duplicated(fd: c_int, new: c_int) -> c_int {
+    if new >= 0 {
+        if !fds::within_limit(new) {
+            return -1;
+        }
+        if table::is_known(fd) {
+            fds::duplicated(fd, new);
+        }
+    }
+    new
+}
+
+/// dup2 and dup3 onto a number: what was there is closed.
+fn replacing(fd: c_int, new: c_int, call: impl FnOnce() -> c_int) -> c_int {
+    if fd == new || !(table::is_known(fd) || table::is_known(new)) || !fds::is_open(fd) {
+        return call();
+    }
+    fds::closing(new);
+    duplicated(fd, call())
+}
+
+hook! {
+    unsafe fn dup2(fd: c_int, new: c_int) -> c_int => smcr_dup2 {
+        // SAFETY: takes integers.
+        replacing(fd, new, || unsafe { real!(dup2)(fd, new) })
+    }
+}
+
+hook! {
+    unsafe fn dup3(fd: c_int, new: c_int, flags: c_int) -> c_int => smcr_dup3 {
+        // SAFETY: takes integers.
+        replacing(fd, new, || unsafe { real!(dup3)(fd, new, flags) })
+    }
+}
+
+/// What fcntl does beside the real call. (C declares it with a variable argument list; by the
+/// calling convention a third argument, if there is one, is where a fixed one would be.)
+fn control(fd: c_int, command: c_int, arg: c_long, call: impl FnOnce() -> c_int) -> c_int {
+    let ret = call();
+    if ret >= 0 && table::is_known(fd) {
+        match command {
+            libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => return duplicated(fd, ret),
+            libc::F_SETFL => fds::status_changed(fd, arg as c_int),
+            _ => {}
+        }
+    }
+    ret
+}
+
+hook! {
+    unsafe fn fcntl(fd: c_int, command: c_int, arg: c_long) -> c_int => smcr_fcntl {
+        // SAFETY: passed on as it came.
+        control(fd, command, arg, || unsafe { real!(fcntl)(fd, command, arg) })
+    }
+}
+
+hook! {
+    unsafe fn fcntl64(fd: c_int, command: c_int, arg: c_long) -> c_int => smcr_fcntl64 {
+        // SAFETY: passed on as it came.
+        control(fd, command, arg, || unsafe { real!(fcntl64)(fd, command, arg) })
+    }
+}
+
+hook! {
+    unsafe fn ioctl(fd: c_int, request: c_ulong, arg: *mut c_void) -> c_int => smcr_ioctl {
+        // SAFETY: the program's argument, by ioctl's contract.
+        unsafe {
+            if !table::is_known(fd) {
+                return real!(ioctl)(fd, request, arg);
+            }
+            fds::ioctl(fd, request, arg).or_else(|done| done, || real!(ioctl)(fd, request, arg))
+        }
+    }
+}

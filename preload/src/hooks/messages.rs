@@ -1,0 +1,159 @@
+//! sendmsg, recvmsg and their plural forms.
+
+use libc::{c_int, c_uint, mmsghdr, msghdr, ssize_t, timespec};
+use redhook::{hook, real};
+
+use crate::ops::io;
+use crate::outcome::Outcome;
+use crate::stream::StreamRef;
+use crate::table;
+
+super::resolves!(sendmsg, recvmsg, sendmmsg, recvmmsg);
+
+/// # Safety
+/// `message` is valid as for sendmsg(2).
+unsafe fn send_one(
+    fd: c_int,
+    stream: &StreamRef,
+    message: *const msghdr,
+    flags: c_int,
+) -> Outcome<usize> {
+    // SAFETY: by this function's contract. Ancillary data mean nothing on a TCP socket.
+    unsafe {
+        let (iov, count) = ((*message).msg_iov, (*message).msg_iovlen);
+        io::with_slices(iov, count, |source| io::send(fd, stream, source, flags))
+    }
+}
+
+/// # Safety
+/// `message` is valid as for recvmsg(2).
+unsafe fn receive_one(
+    fd: c_int,
+    stream: &StreamRef,
+    message: *mut msghdr,
+    flags: c_int,
+) -> Outcome<usize> {
+    // SAFETY: by this function's contract.
+    unsafe {
+        let (iov, count) = ((*message).msg_iov, (*message).msg_iovlen);
+        let received = io::with_slices(iov, count, |sink| io::recv(fd, stream, sink, flags));
+        if let Outcome::Done(_) = received {
+            // As TCP: no address, no ancillary data.
+            (*message).msg_namelen = 0;
+            (*message).msg_controllen = 0;
+            (*message).msg_flags = flags & (libc::MSG_OOB | libc::MSG_CMSG_CLOEXEC);
+        }
+        received
+    }
+}
+
+hook! {
+    unsafe fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t => smcr_sendmsg {
+        // SAFETY: the program's message, by sendmsg's contract.
+        unsafe {
+            if flags & libc::MSG_FASTOPEN != 0 {
+                crate::ops::setup::fast_open(fd);
+            }
+            match table::stream(fd) {
+                None => real!(sendmsg)(fd, message, flags),
+                Some(stream) => send_one(fd, &stream, message, flags).or_else(
+                    |sent| sent as ssize_t,
+                    || real!(sendmsg)(fd, message, flags),
+                ),
+            }
+        }
+    }
+}
+
+hook! {
+    unsafe fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t => smcr_recvmsg {
+        // SAFETY: the program's message, by recvmsg's contract.
+        unsafe {
+            match table::stream(fd) {
+                None => real!(recvmsg)(fd, message, flags),
+                Some(stream) => receive_one(fd, &stream, message, flags).or_else(
+                    |received| received as ssize_t,
+                    || real!(recvmsg)(fd, message, flags),
+                ),
+            }
+        }
+    }
+}
+
+hook! {
+    unsafe fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int
+        => smcr_sendmmsg
+    {
+        // SAFETY: the program's messages, by sendmmsg's contract.
+        unsafe {
+            let Some(stream) = table::stream(fd) else {
+                return real!(sendmmsg)(fd, messages, count, flags);
+            };
+            let mut done = 0;
+            for at in 0..count.min(1024) as usize {
+                let message = messages.add(at);
+                match send_one(fd, &stream, &raw const (*message).msg_hdr, flags) {
+                    Outcome::Done(sent) => {
+                        (*message).msg_len = sent as c_uint;
+                        done += 1;
+                    }
+                    _ if done > 0 => break,
+                    failed => {
+                        return failed.or_else(
+                            |_| 0,
+                            || real!(sendmmsg)(fd, messages, count, flags),
+                        );
+                    }
+                }
+            }
+            done
+        }
+    }
+}
+
+hook! {
+    unsafe fn recvmmsg(
+        fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int, timeout: *mut timespec
+    ) -> c_int => smcr_recvmmsg {
+        // SAFETY: the program's messages, by recvmmsg's contract.
+        unsafe {
+            let Some(stream) = table::stream(fd) else {
+                return real!(recvmmsg)(fd, messages, count, flags, timeout);
+            };
+            let began = std::time::Instant::now();
+            let mut done = 0;
+            let mut flags = flags;
+            for at in 0..count.min(1024) as usize {
+                let message = messages.add(at);
+                match receive_one(fd, &stream, &raw mut (*message).msg_hdr, flags & !libc::MSG_WAITFORONE) {
+                    Outcome::Done(received) => {
+                        (*message).msg_len = received as c_uint;
+                        done += 1;
+                    }
+                    _ if done > 0 => break,
+                    failed => {
+                        return failed.or_else(
+                            |_| 0,
+                            || real!(recvmmsg)(fd, messages, count, flags, timeout),
+                        );
+                    }
+                }
+                if flags & libc::MSG_WAITFORONE != 0 {
+                    flags |= libc::MSG_DONTWAIT;
+                }
+                // As the kernel: the time is looked at after each message.
+                if !timeout.is_null() {
+                    let spent = began.elapsed();
+                    let all = std::time::Duration::new(
+                        (*timeout).tv_sec.max(0) as u64,
+                        (*timeout).tv_nsec.clamp(0, 999_999_999) as u32,
+                    );
+                    if spent >= all {
+                        break;
+                    }
+                }
+            }
+            done
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Making sockets and connections, addresses and options.
+
+use libc::{c_int, c_void, sockaddr, socklen_t};
+use redhook::{hook, real};
+
+use crate::ops::{fds, options, setup};
+use crate::outcome::{Outcome, PassOn};
+use crate::{real, table};
+
+super::resolves!(
+    socket,
+    connect,
+    listen,
+    accept,
+    accept4,
+    shutdown,
+    getsockopt,
+    setsockopt,
+    getsockname,
+    getpeername
+);
+
+hook! {
+    unsafe fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int => smcr_socket {
+        // SAFETY: takes integers.
+        let fd = unsafe { real!(socket)(domain, kind, protocol) };
+        if fd >= 0 {
+            if !fds::within_limit(fd) {
+                return -1;
+            }
+            setup::created(fd, domain, kind, protocol);
+        }
+        fd
+    }
+}
+
+hook! {
+    unsafe fn connect(fd: c_int, addr: *const sockaddr, len: socklen_t) -> c_int => smcr_connect {
+        // SAFETY: the program's address, by connect's contract.
+        unsafe {
+            if let Some(stream) = table::stream(fd) {
+                // Connected already: the TCP socket says so.
+                return match options::tcp_of(fd) {
+                    Some(tcp) => real!(connect)(tcp, addr, len),
+                    None => {
+                        drop(stream);
+                        real!(connect)(fd, addr, len)
+                    }
+                };
+            }
+            let peer = setup::parse_address(addr, len);
+            setup::connect(fd, peer, || real!(connect)(fd, addr, len))
+        }
+    }
+}
+
+hook! {
+    unsafe fn listen(fd: c_int, backlog: c_int) -> c_int => smcr_listen {
+        // SAFETY: takes integers.
+        setup::listen(fd, || unsafe { real!(listen)(fd, backlog) })
+    }
+}
+
+hook! {
+    unsafe fn accept(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int => smcr_accept {
+        // SAFETY: the program's buffers, by accept's contract.
+        let new = unsafe { real!(accept)(fd, addr, len) };
+        accepted(fd, new)
+    }
+}
+
+hook! {
+    unsafe fn accept4(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t, flags: c_int) -> c_int
+        => smcr_accept4
+    {
+        // SAFETY: the program's buffers, by accept4's contract.
+        let new = unsafe { real!(accept4)(fd, addr, len, flags) };
+        accepted(fd, new)
+    }
+}
+
+fn accepted(listener: c_int, new: c_int) -> c_int {
+    if new < 0 {
+        return new;
+    }
+    if !fds::within_limit(new) {
+        return -1;
+    }
+    setup::accepted(listener, new)
+}
+
+hook! {
+    unsafe fn shutdown(fd: c_int, how: c_int) -> c_int => smcr_shutdown {
+        // SAFETY: takes integers.
+        fds::shutdown(fd, how).or_else(|done| done, || unsafe { real!(shutdown)(fd, how) })
+    }
+}
+
+hook! {
+    unsafe fn setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, len: socklen_t)
+        -> c_int => smcr_setsockopt
+    {
+        // SAFETY: the program's value, by setsockopt's contract.
+        unsafe {
+            let pass_on = || real!(setsockopt)(fd, level, name, value, len);
+            if value.is_null() || len > 4096 {
+                return pass_on();
+            }
+            options::set(fd, level, name, options::bytes(value, len)).or_else(|done| done, pass_on)
+        }
+    }
+}
+
+hook! {
+    unsafe fn getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, len: *mut socklen_t)
+        -> c_int => smcr_getsockopt
+    {
+        // SAFETY: the program's buffers, by getsockopt's contract.
+        unsafe {
+            let pass_on = || real!(getsockopt)(fd, level, name, value, len);
+            if !table::is_known(fd) || value.is_null() || len.is_null() || *len > 1 << 20 {
+                return pass_on();
+            }
+            let buf = std::slice::from_raw_parts_mut(value.cast::<u8>(), *len as usize);
+            options::get(fd, level, name, buf).or_else(
+                |got| {
+                    *len = got as socklen_t;
+                    0
+                },
+                pass_on,
+            )
+        }
+    }
+}
+
+hook! {
+    unsafe fn getsockname(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int
+        => smcr_getsockname
+    {
+        let fd = options::tcp_of(fd).unwrap_or(fd);
+        // SAFETY: the program's buffers, by getsockname's contract.
+        unsafe { real!(getsockname)(fd, addr, len) }
+    }
+}
+
+hook! {
+    unsafe fn getpeername(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int
+        => smcr_getpeername
+    {
+        if let Some(errno) = options::disconnected(fd) {
+            real::set_errno(errno);
+            return -1;
+        }
+        let fd = options::tcp_of(fd).unwrap_or(fd);
+        // SAFETY: the program's buffers, by getpeername's contract.
+        unsafe { real!(getpeername)(fd, addr, len) }
+    }
+}
+
+/// The type that says "not ours" in this module.
+#[allow(dead_code)]
+fn not_ours<T>() -> Outcome<T> {
+    Outcome::PassOn(PassOn::NotOurs)
+}

@@ -1,0 +1,72 @@
+//! fork: both processes go on with the connections there are; the child becomes a peer of its own
+//! for new ones.
+
+use std::os::fd::RawFd;
+
+use parking_lot::{Mutex, MutexGuard};
+use smcr_core::engine;
+
+use super::fds;
+use crate::stream::StreamRef;
+use crate::table;
+
+/// What is held from just before a fork until just after it, so that the child finds nothing
+/// half done.
+struct Held {
+    table: MutexGuard<'static, ()>,
+    rest: Option<engine::Rest>,
+}
+
+static HELD: Mutex<Option<Held>> = Mutex::new(None);
+
+/// Runs before fork, in the parent.
+extern "C" fn prepare() {
+    let rest = engine::before_fork();
+    let table = table::lock();
+    for stream in all_streams() {
+        // Counted before the child exists: a parent that closes at once must not be the last.
+        stream.connection.inherited();
+    }
+    *HELD.lock() = Some(Held { table, rest });
+}
+
+/// Runs after fork, in the parent.
+extern "C" fn parent() {
+    let held = HELD.lock().take();
+    drop(held);
+}
+
+/// Runs after fork, in the child.
+extern "C" fn child() {
+    fds::adopt_process();
+    let held = HELD.lock().take();
+    engine::after_fork_in_child();
+    if let Some(Held { table, rest }) = held {
+        drop(table);
+        // Its mutex belongs to the parent's engine, which this process no longer uses.
+        std::mem::forget(rest);
+    }
+}
+
+/// fork() failed: no child has the connections.
+pub(crate) fn failed() {
+    let _guard = table::lock();
+    for stream in all_streams() {
+        stream.connection.not_inherited();
+    }
+}
+
+/// Each stream once. The caller holds the table's lock.
+fn all_streams() -> impl Iterator<Item = StreamRef> {
+    table::known(0, RawFd::MAX).filter_map(|fd| {
+        let stream = table::stream(fd)?;
+        let first = stream.fds.lock().first().copied();
+        (first == Some(fd)).then_some(stream)
+    })
+}
+
+/// Sees to it that every fork runs the functions above.
+pub(crate) fn install() {
+    // SAFETY: the functions live as long as the library, which is never unloaded.
+    unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
+}

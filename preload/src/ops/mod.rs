@@ -1,0 +1,7 @@
+//! What the hooks do, in Rust's terms.
+
+pub(crate) mod fds;
+pub(crate) mod fork;
+pub(crate) mod io;
+pub(crate) mod options;
+pub(crate) mod setup;

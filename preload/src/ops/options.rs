@@ -1,0 +1,184 @@
+//! Socket options and addresses of a stream: its TCP socket answers, except where the library
+//! knows better.
+
+use std::os::fd::{BorrowedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use libc::{c_int, c_void};
+use rustix::io::Errno;
+use smcr_core::engine::Connection;
+use smcr_core::{Reason, sys};
+
+use crate::outcome::{Outcome, PassOn};
+use crate::table::{self, Entry};
+
+/// Whether the program ever set a time-out, or a linger time: asked before system calls that
+/// would nearly always find none.
+static TIMEOUTS_USED: AtomicBool = AtomicBool::new(false);
+static LINGER_USED: AtomicBool = AtomicBool::new(false);
+
+const SOL_TCP: c_int = libc::IPPROTO_TCP;
+
+/// setsockopt() on any descriptor: notes what concerns us. For a stream, applies the option to
+/// its TCP socket.
+pub(crate) fn set(fd: RawFd, level: c_int, name: c_int, value: &[u8]) -> Outcome<c_int> {
+    match (level, name) {
+        (libc::SOL_SOCKET, libc::SO_RCVTIMEO | libc::SO_SNDTIMEO) => {
+            TIMEOUTS_USED.store(true, Ordering::Relaxed);
+        }
+        (libc::SOL_SOCKET, libc::SO_LINGER) => LINGER_USED.store(true, Ordering::Relaxed),
+        _ => {}
+    }
+    if !table::is_known(fd) {
+        return Outcome::PassOn(PassOn::NotOurs);
+    }
+    let int = value.first_chunk().map(|raw| i32::from_ne_bytes(*raw));
+    match table::entry(fd) {
+        Entry::Plain(plain) => {
+            match (level, name) {
+                (libc::IPPROTO_IP, libc::IP_TTL)
+                | (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS) => plain.set_ttl(int.unwrap_or(-1)),
+                _ => {
+                    if let Some(reason) = forbids(level, name, int) {
+                        plain.forbid(reason);
+                    }
+                }
+            }
+            Outcome::PassOn(PassOn::NotOurs)
+        }
+        Entry::Stream(stream) => {
+            if forbids(level, name, int).is_some() && stream.connection.smc().is_some() {
+                // Kernel TLS and the like need the TCP stream, which has moved.
+                return Outcome::Failed(Errno::OPNOTSUPP);
+            }
+            if let Some(reason) = forbids(level, name, int) {
+                stream.connection.withdraw(reason);
+            }
+            let Some(tcp) = stream.connection.tcp() else {
+                return Outcome::PassOn(PassOn::OnTcp);
+            };
+            let result = sys::set_bytes(tcp, level, name, value);
+            if result.is_ok() {
+                apply(fd, &stream.connection, level, name, value, int);
+            }
+            result.map(|()| 0).into()
+        }
+        _ => Outcome::PassOn(PassOn::NotOurs),
+    }
+}
+
+/// Options that the library serves itself, beside the TCP socket.
+fn apply(
+    fd: RawFd,
+    connection: &Connection,
+    level: c_int,
+    name: c_int,
+    value: &[u8],
+    int: Option<i32>,
+) {
+    if level != libc::SOL_SOCKET {
+        return;
+    }
+    // SAFETY: the program's own descriptor, in its call on it.
+    let end = unsafe { BorrowedFd::borrow_raw(fd) };
+    match name {
+        libc::SO_RCVTIMEO | libc::SO_SNDTIMEO => {
+            let _ = sys::set_bytes(end, level, name, value);
+        }
+        libc::SO_OOBINLINE => connection.set_oob_inline(int.is_some_and(|on| on != 0)),
+        _ => {}
+    }
+}
+
+/// Options that only TCP can serve.
+fn forbids(level: c_int, name: c_int, value: Option<i32>) -> Option<Reason> {
+    const TCP_MD5SIG_EXT: c_int = 32;
+    const TCP_AO_ADD_KEY: c_int = 38;
+    if level != SOL_TCP {
+        return None;
+    }
+    match name {
+        libc::TCP_ULP => Some(Reason::Ulp),
+        libc::TCP_MD5SIG | TCP_MD5SIG_EXT | TCP_AO_ADD_KEY => Some(Reason::Md5),
+        libc::TCP_REPAIR => Some(Reason::Repair),
+        libc::TCP_FASTOPEN | libc::TCP_FASTOPEN_CONNECT if value.is_some_and(|on| on != 0) => {
+            Some(Reason::FastOpen)
+        }
+        _ => None,
+    }
+}
+
+/// getsockopt() of a stream.
+pub(crate) fn get(fd: RawFd, level: c_int, name: c_int, buf: &mut [u8]) -> Outcome<usize> {
+    let Some(stream) = table::stream(fd) else {
+        return Outcome::PassOn(PassOn::NotOurs);
+    };
+    let Some(tcp) = stream.connection.tcp() else {
+        return Outcome::PassOn(PassOn::OnTcp);
+    };
+    if (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR)
+        && let Some(smc) = stream.connection.smc()
+    {
+        let error = smc.take_error().map_or(0, |errno| errno.raw_os_error());
+        let raw = error.to_ne_bytes();
+        let len = raw.len().min(buf.len());
+        buf[..len].copy_from_slice(&raw[..len]);
+        return Outcome::Done(len);
+    }
+    sys::get_bytes(tcp, level, name, buf).into()
+}
+
+/// The TCP socket that answers for a stream's addresses and identity.
+pub(crate) fn tcp_of(fd: RawFd) -> Option<RawFd> {
+    use std::os::fd::AsRawFd;
+    let stream = table::stream(fd)?;
+    let tcp = stream.connection.as_raw_fd();
+    (tcp >= 0).then_some(tcp)
+}
+
+/// Gives a readiness pair the time-outs of the socket it replaces.
+pub(crate) fn copy_timeouts(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
+    if !TIMEOUTS_USED.load(Ordering::Relaxed) {
+        return;
+    }
+    for name in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO] {
+        let mut value = [0u8; 16];
+        if let Ok(len) = sys::get_bytes(from, libc::SOL_SOCKET, name, &mut value) {
+            let _ = sys::set_bytes(to, libc::SOL_SOCKET, name, &value[..len]);
+        }
+    }
+}
+
+/// Whether closing the connection is to reset it (`SO_LINGER` with time 0).
+pub(crate) fn wants_reset(connection: &Connection) -> bool {
+    if !LINGER_USED.load(Ordering::Relaxed) {
+        return false;
+    }
+    let mut value = [0u8; 8];
+    let tcp = connection.tcp();
+    let got = tcp.map(|tcp| sys::get_bytes(tcp, libc::SOL_SOCKET, libc::SO_LINGER, &mut value));
+    // struct linger: l_onoff, l_linger.
+    got == Some(Ok(8)) && value[..4] != [0; 4] && value[4..] == [0; 4]
+}
+
+/// `len` bytes at `value`, as passed to setsockopt.
+///
+/// # Safety
+/// `value` is null or valid for `len` bytes.
+pub(crate) unsafe fn bytes<'a>(value: *const c_void, len: u32) -> &'a [u8] {
+    if value.is_null() {
+        return &[];
+    }
+    // SAFETY: by this function's contract.
+    unsafe { std::slice::from_raw_parts(value.cast(), len as usize) }
+}
+
+/// `ENOTCONN` for a stream that was reset, as TCP says.
+pub(crate) fn disconnected(fd: RawFd) -> Option<Errno> {
+    let stream = table::stream(fd)?;
+    stream
+        .connection
+        .smc()?
+        .is_reset()
+        .then_some(Errno::NOTCONN)
+}

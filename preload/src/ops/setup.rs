@@ -1,0 +1,319 @@
+//! Making sockets and connections: socket, connect, listen, accept.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
+
+use libc::{c_int, sockaddr};
+use rustix::io::Errno;
+use smcr_core::Reason;
+use smcr_core::engine::{Connection, Engine, PUBLISHER, engine};
+use smcr_core::stat::{ConnInfo, Counter, Mode, Role, State};
+use smcr_core::sys;
+
+use crate::plain::Plain;
+use crate::stream::StreamRef;
+use crate::table::{self, Entry};
+use crate::watch::set::Set;
+use crate::{real, watch};
+
+fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
+    // SAFETY: the program's own descriptor, in one of its calls on it.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+/// socket() made `fd`.
+pub(crate) fn created(fd: RawFd, domain: c_int, kind: c_int, protocol: c_int) {
+    const MPTCP: c_int = 262;
+    let is_inet = domain == libc::AF_INET || domain == libc::AF_INET6;
+    let is_stream = kind & 0xf == libc::SOCK_STREAM;
+    if !is_inet || !is_stream || !matches!(protocol, 0 | libc::IPPROTO_TCP | MPTCP) {
+        return;
+    }
+    let plain = Plain::new();
+    if protocol == MPTCP {
+        plain.forbid(Reason::Mptcp);
+    }
+    put(fd, Entry::Plain(Arc::new(plain)));
+}
+
+/// Sets an entry; what was there before is let go outside the lock.
+pub(crate) fn put(fd: RawFd, entry: Entry) -> Entry {
+    let guard = table::lock();
+    table::put(fd, entry, &guard)
+}
+
+/// What is known of a TCP socket; sockets that came to us without socket() (by exec, by a
+/// descriptor message) are looked at in the kernel.
+pub(crate) fn plain(fd: RawFd) -> Option<Arc<Plain>> {
+    match table::entry(fd) {
+        Entry::Plain(plain) => Some(plain),
+        Entry::None => {
+            let socket = borrow(fd);
+            let is = |name, value| sys::get_int(socket, libc::SOL_SOCKET, name) == Ok(value);
+            if !is(libc::SO_PROTOCOL, libc::IPPROTO_TCP) || !is(libc::SO_TYPE, libc::SOCK_STREAM) {
+                return None;
+            }
+            let plain = Arc::new(Plain::new());
+            put(fd, Entry::Plain(Arc::clone(&plain)));
+            Some(plain)
+        }
+        _ => None,
+    }
+}
+
+/// Reads an IP address as the program gave it.
+///
+/// # Safety
+/// `addr` is null or valid for `len` bytes.
+pub(crate) unsafe fn parse_address(addr: *const sockaddr, len: u32) -> Option<SocketAddr> {
+    let len = len as usize;
+    if addr.is_null() || len < size_of::<libc::sa_family_t>() {
+        return None;
+    }
+    // SAFETY: long enough for the family, by the check above, and for the rest by those below.
+    unsafe {
+        match c_int::from((*addr).sa_family) {
+            libc::AF_INET if len >= size_of::<libc::sockaddr_in>() => {
+                let addr = addr.cast::<libc::sockaddr_in>().read_unaligned();
+                let ip = std::net::Ipv4Addr::from(u32::from_be(addr.sin_addr.s_addr));
+                Some(SocketAddr::from((ip, u16::from_be(addr.sin_port))))
+            }
+            libc::AF_INET6 if len >= size_of::<libc::sockaddr_in6>() => {
+                let addr = addr.cast::<libc::sockaddr_in6>().read_unaligned();
+                let ip = std::net::Ipv6Addr::from(addr.sin6_addr.s6_addr);
+                Some(SocketAddr::from((ip, u16::from_be(addr.sin6_port))))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// connect(): `call` makes the real one. Returns what that returned.
+pub(crate) fn connect(fd: RawFd, peer: Option<SocketAddr>, call: impl FnOnce() -> c_int) -> c_int {
+    let (Some(engine), Some(peer)) = (engine(), peer) else {
+        return call();
+    };
+    crate::init::publish();
+    let Some(plain) = plain(fd) else {
+        return call();
+    };
+    let plan = match plain.forbidden() {
+        Some(reason) => Err(reason),
+        None => engine.plan_connect(borrow(fd), peer, plain.ttl()),
+    };
+    let plan = match plan {
+        Ok(plan) => plan,
+        Err(reason) => {
+            let ret = call();
+            let _errno = real::KeepErrno::new();
+            if ret == 0 || real::errno() == Errno::INPROGRESS {
+                note_tcp(fd, Role::Client, reason);
+            }
+            return ret;
+        }
+    };
+    let ret = call();
+    let _errno = real::KeepErrno::new();
+    let outcome = if ret == 0 { Ok(()) } else { Err(real::errno()) };
+    match engine.connected(&plan, borrow(fd), outcome) {
+        Ok(mut connecting) => {
+            let connection = connecting.connection;
+            let stream = StreamRef::new(Arc::clone(&connection));
+            let fallback = stream.clone();
+            connecting.pending.on_tcp = Box::new(move |tcp| back_to_tcp(&fallback, tcp));
+            connection.begin(connecting.pending);
+            if install(fd, &stream, connecting.end.as_fd()).is_ok() {
+                engine.watch(&connection);
+            } else {
+                connection.withdraw(Reason::Descriptors);
+            }
+        }
+        Err(Some(reason)) => note_tcp(fd, Role::Client, reason),
+        Err(None) => {}
+    }
+    ret
+}
+
+/// Lists a connection that is on TCP, with the reason.
+fn note_tcp(fd: RawFd, role: Role, reason: Reason) {
+    PUBLISHER.fallback(reason);
+    PUBLISHER.count(Counter::ConnectionsTcp);
+    let Some(plain) = plain(fd) else { return };
+    let addresses = smcr_core::engine::addresses(borrow(fd)).ok();
+    plain.set_slot(PUBLISHER.add(&ConnInfo {
+        state: State::Active,
+        mode: Mode::Tcp,
+        role,
+        reason: Some(reason),
+        local: addresses.map(|(local, _)| local),
+        peer: addresses.map(|(_, peer)| peer),
+        group: 0,
+    }));
+}
+
+/// Puts an end of a readiness pair in the place of the TCP socket `fd`.
+fn install(fd: RawFd, stream: &StreamRef, end: BorrowedFd<'_>) -> Result<(), Errno> {
+    let status = real::fcntl(fd, libc::F_GETFL, 0)?;
+    let cloexec = real::fcntl(fd, libc::F_GETFD, 0)? & libc::FD_CLOEXEC != 0;
+    stream
+        .connection
+        .set_nonblocking(status & libc::O_NONBLOCK != 0);
+    real::fcntl(end.as_raw_fd(), libc::F_SETFL, i64::from(status))?;
+    super::options::copy_timeouts(borrow(fd), end);
+    let sets = sets_with(fd);
+    for (epfd, _, member) in &sets {
+        ctl(*epfd, libc::EPOLL_CTL_DEL, fd, member);
+    }
+    sys::dup_onto(end, fd, cloexec)?;
+    stream.fds.lock().push(fd);
+    let old = put(fd, Entry::Stream(stream.clone()));
+    for (epfd, set, member) in &sets {
+        ctl(*epfd, libc::EPOLL_CTL_ADD, fd, member);
+        set.insert(fd, member.events, member.data, Some(stream.clone()));
+        watch::epoll::register(set, stream, fd, member.events, false);
+    }
+    drop(old);
+    Ok(())
+}
+
+/// The stream stays on TCP: puts the socket back in the place of the readiness pair, under all
+/// the numbers it has.
+fn back_to_tcp(stream: &StreamRef, tcp: BorrowedFd<'_>) {
+    let guard = table::lock();
+    let fds = std::mem::take(&mut *stream.fds.lock());
+    if let Some(status) = fds
+        .first()
+        .and_then(|&fd| real::fcntl(fd, libc::F_GETFL, 0).ok())
+    {
+        let _ = real::fcntl(tcp.as_raw_fd(), libc::F_SETFL, i64::from(status));
+    }
+    let plain = Arc::new(Plain::connected(stream.connection.slot()));
+    let mut old = Vec::new();
+    for fd in fds {
+        let cloexec = real::fcntl(fd, libc::F_GETFD, 0).is_ok_and(|f| f & libc::FD_CLOEXEC != 0);
+        let sets = sets_with_locked(fd, &guard);
+        for (epfd, _, member) in &sets {
+            ctl(*epfd, libc::EPOLL_CTL_DEL, fd, member);
+        }
+        let _ = sys::dup_onto(tcp, fd, cloexec);
+        old.push(table::put(fd, Entry::Plain(Arc::clone(&plain)), &guard));
+        for (epfd, set, member) in &sets {
+            set.insert(fd, member.events, member.data, None);
+            ctl(*epfd, libc::EPOLL_CTL_ADD, fd, member);
+        }
+    }
+    drop(guard);
+    drop(old);
+}
+
+type Membership = (RawFd, Arc<Set>, watch::set::Member);
+
+/// The epoll sets that watch a descriptor.
+fn sets_with(fd: RawFd) -> Vec<Membership> {
+    let guard = table::lock();
+    sets_with_locked(fd, &guard)
+}
+
+fn sets_with_locked(fd: RawFd, guard: &parking_lot::MutexGuard<'_, ()>) -> Vec<Membership> {
+    let sets = table::sets(guard).into_iter();
+    sets.filter_map(|(epfd, set)| set.member(fd).map(|member| (epfd, set, member)))
+        .collect()
+}
+
+fn ctl(epfd: RawFd, op: c_int, fd: RawFd, member: &watch::set::Member) {
+    let mut event = libc::epoll_event {
+        events: member.events,
+        u64: member.data,
+    };
+    real::epoll_ctl(epfd, op, fd, &mut event);
+}
+
+/// listen(): `call` makes the real one.
+pub(crate) fn listen(fd: RawFd, call: impl FnOnce() -> c_int) -> c_int {
+    let (Some(engine), Some(plain)) = (engine(), plain(fd)) else {
+        return call();
+    };
+    crate::init::publish();
+    if plain.forbidden().is_none() {
+        // Before the first SYN.
+        let _ = engine.listening(borrow(fd));
+    }
+    let ret = call();
+    if ret == 0 {
+        announce(engine, fd, &plain);
+    }
+    ret
+}
+
+/// Tells clients that this listener runs under the library.
+fn announce(engine: &Engine, fd: RawFd, plain: &Plain) {
+    if plain.forbidden().is_some() {
+        return;
+    }
+    let Some(local) = local_address(fd) else {
+        return;
+    };
+    if !plain.is_listening() {
+        plain.set_slot(PUBLISHER.add(&ConnInfo {
+            state: State::Listen,
+            mode: Mode::Tcp,
+            role: Role::Server,
+            reason: None,
+            local: Some(local),
+            peer: None,
+            group: 0,
+        }));
+    }
+    plain.set_listening(engine.announce(local.port()));
+}
+
+fn local_address(fd: RawFd) -> Option<SocketAddr> {
+    rustix::net::getsockname(borrow(fd)).ok()?.try_into().ok()
+}
+
+/// accept() on `listener` made `fd`; its close-on-exec and O_NONBLOCK are as the program wants.
+/// Returns `fd`.
+pub(crate) fn accepted(listener: RawFd, fd: RawFd) -> RawFd {
+    let Some(engine) = engine() else { return fd };
+    let _errno = real::KeepErrno::new();
+    let Some(plain) = plain(listener) else {
+        return fd;
+    };
+    if !plain.is_listening() {
+        // It was made to listen by somebody else: by systemd, before an exec.
+        if engine.listening(borrow(listener)).is_ok() {
+            announce(engine, listener, &plain);
+        }
+    } else if !plain.has_presence() {
+        // Whoever announced the port first may be gone.
+        if let Some(local) = local_address(listener) {
+            plain.set_presence(engine.announce(local.port()));
+        }
+    }
+    put(fd, Entry::Plain(Arc::new(Plain::new())));
+    let accepted = match plain.forbidden() {
+        Some(reason) => Err(reason),
+        None => engine.accepted(borrow(fd)),
+    };
+    match accepted {
+        Ok(accepted) => {
+            let connection: Arc<Connection> = Arc::new(accepted.connection);
+            let stream = StreamRef::new(Arc::clone(&connection));
+            if install(fd, &stream, accepted.end.as_fd()).is_err() {
+                // Only possible if another thread closed the descriptor: it is closed, then.
+                connection.close(true);
+            }
+        }
+        Err(reason) => note_tcp(fd, Role::Server, reason),
+    }
+    fd
+}
+
+/// The program sends data with the SYN, which no handshake can precede.
+pub(crate) fn fast_open(fd: RawFd) {
+    if let Some(plain) = plain(fd) {
+        plain.forbid(Reason::FastOpen);
+        note_tcp(fd, Role::Client, Reason::FastOpen);
+    }
+}

@@ -1,0 +1,88 @@
+//! A TCP socket that is not a stream of ours: fresh, listening, or on TCP for good.
+
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+
+use parking_lot::Mutex;
+use smcr_core::Reason;
+use smcr_core::rendezvous::names::Presence;
+use smcr_core::stat::Slot;
+
+/// What we know of such a socket.
+#[derive(Debug)]
+pub(crate) struct Plain {
+    /// The TTL that the program set, -1 if none.
+    ttl: AtomicI32,
+    /// An option that SMC cannot serve, if the program used one (an index into `Reason::ALL`,
+    /// -1 for none).
+    forbidden: AtomicI32,
+    listening: AtomicBool,
+    presence: Mutex<Option<Presence>>,
+    /// Its line in the statistics.
+    slot: Mutex<Slot>,
+}
+
+impl Plain {
+    /// A socket of which nothing is known.
+    pub(crate) fn new() -> Self {
+        Self {
+            ttl: AtomicI32::new(-1),
+            forbidden: AtomicI32::new(-1),
+            listening: AtomicBool::new(false),
+            presence: Mutex::new(None),
+            slot: Mutex::new(Slot::NONE),
+        }
+    }
+
+    /// A connection that is on TCP, with its line in the statistics.
+    pub(crate) fn connected(slot: Slot) -> Self {
+        let plain = Self::new();
+        *plain.slot.lock() = slot;
+        plain
+    }
+
+    pub(crate) fn ttl(&self) -> i32 {
+        self.ttl.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_ttl(&self, ttl: i32) {
+        self.ttl.store(ttl, Ordering::Relaxed);
+    }
+
+    /// Why this socket must stay on TCP, if the program did something that says so.
+    pub(crate) fn forbidden(&self) -> Option<Reason> {
+        let index = self.forbidden.load(Ordering::Relaxed);
+        u8::try_from(index).ok().and_then(Reason::from_index)
+    }
+
+    pub(crate) fn forbid(&self, reason: Reason) {
+        self.forbidden.store(reason as i32, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_listening(&self) -> bool {
+        self.listening.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_listening(&self, presence: Option<Presence>) {
+        self.listening.store(true, Ordering::Relaxed);
+        *self.presence.lock() = presence;
+    }
+
+    pub(crate) fn has_presence(&self) -> bool {
+        self.presence.lock().is_some()
+    }
+
+    pub(crate) fn set_presence(&self, presence: Option<Presence>) {
+        *self.presence.lock() = presence;
+    }
+
+    /// Puts it into the statistics, in place of an older line.
+    pub(crate) fn set_slot(&self, slot: Slot) {
+        std::mem::replace(&mut *self.slot.lock(), slot).remove();
+    }
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        self.slot.get_mut().remove();
+    }
+}

@@ -1,0 +1,199 @@
+//! epoll_wait and its relatives.
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use libc::{epoll_event, sigset_t, timespec};
+use rustix::io::Errno;
+use smcr_core::conn::spin;
+
+use super::set::Set;
+use crate::outcome::{Outcome, PassOn};
+use crate::stream::StreamRef;
+use crate::table::{self, Entry};
+
+/// A wait's time-out and signal mask, whichever of the three calls it came by.
+pub(crate) struct Wait {
+    /// `None`: for ever.
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) sigmask: *const sigset_t,
+}
+
+/// A new epoll descriptor.
+pub(crate) fn created(epfd: RawFd) {
+    let guard = table::lock();
+    let old = table::put(epfd, Entry::Set(Arc::new(Set::new(epfd))), &guard);
+    drop(guard);
+    drop(old);
+}
+
+/// epoll_ctl succeeded in the kernel.
+pub(crate) fn controlled(epfd: RawFd, op: i32, fd: RawFd, event: Option<epoll_event>) {
+    let Entry::Set(set) = table::entry(epfd) else {
+        return;
+    };
+    if let Entry::Set(inner) = table::entry(fd) {
+        inner.set_nested();
+        return;
+    }
+    let stream = match table::entry(fd) {
+        Entry::Stream(stream) => Some(stream),
+        // It may become a stream when it connects.
+        Entry::Plain(_) => None,
+        _ => return,
+    };
+    let old = set.remove(fd);
+    match (op, event) {
+        (libc::EPOLL_CTL_DEL, _) => {
+            if let Some(stream) = old.and_then(|member| member.stream) {
+                unregister(&stream);
+            }
+        }
+        (_, Some(event)) => {
+            let had = old.and_then(|member| member.stream);
+            set.insert(fd, event.events, event.u64, stream.clone());
+            if let Some(stream) = stream {
+                register(&set, &stream, fd, event.events, had.is_some());
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A stream is in a set: decides who arms, and looks at what is there already.
+pub(crate) fn register(set: &Arc<Set>, stream: &StreamRef, fd: RawFd, events: u32, again: bool) {
+    let smc = stream.connection.smc();
+    let looker = set.can_look(events).then(|| (Arc::clone(set), fd));
+    if again {
+        stream.watch.reregistered(looker, smc);
+    } else {
+        stream.watch.registered(looker, smc);
+    }
+    if let Some(smc) = smc {
+        smc.set_edges(events & libc::EPOLLET as u32 != 0 && stream.watch.looker().is_none());
+        if stream.watch.looker().is_some() {
+            set.look_at_new(stream, fd);
+        }
+    }
+}
+
+fn unregister(stream: &StreamRef) {
+    stream.watch.unregistered(stream.connection.smc());
+    if let Some(smc) = stream.connection.smc() {
+        smc.set_edges(false);
+    }
+}
+
+/// epoll_wait, epoll_pwait, epoll_pwait2.
+pub(crate) fn wait(epfd: RawFd, out: &mut [epoll_event], wait: &Wait) -> Outcome<usize> {
+    if !table::is_known(epfd) {
+        return Outcome::PassOn(PassOn::NotOurs);
+    }
+    let Entry::Set(set) = table::entry(epfd) else {
+        return Outcome::PassOn(PassOn::NotOurs);
+    };
+    if !set.has_streams() || out.is_empty() {
+        return Outcome::PassOn(PassOn::NotOurs);
+    }
+    wait_on(&set, epfd, out, wait).into()
+}
+
+fn wait_on(set: &Set, epfd: RawFd, out: &mut [epoll_event], wait: &Wait) -> Result<usize, Errno> {
+    let deadline = wait.timeout.map(|timeout| Instant::now() + timeout);
+    loop {
+        let found = look(set, epfd, out)?;
+        if found > 0 || wait.timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Ok(found);
+        }
+        if set.is_hot() {
+            let mut found = Ok(0);
+            let mut rounds = 0u32;
+            spin::spin(&set.spin_ns, || {
+                rounds += 1;
+                found = if rounds.is_multiple_of(64) {
+                    look(set, epfd, out)
+                } else {
+                    Ok(set.scan(out))
+                };
+                found != Ok(0)
+            });
+            if found? > 0 {
+                // What the kernel has ready is reported in the same call.
+                let found = found?;
+                let more = kernel(
+                    set,
+                    epfd,
+                    &mut out[found..],
+                    Some(Duration::ZERO),
+                    wait.sigmask,
+                )?;
+                return Ok(merge(out, found, more));
+            }
+        }
+        if !set.begin_sleep() {
+            continue;
+        }
+        let began = Instant::now();
+        let left = deadline.map(|at| at.saturating_duration_since(began));
+        let woken = kernel(set, epfd, out, left, wait.sigmask);
+        set.end_sleep();
+        spin::slept(&set.spin_ns, began.elapsed());
+        match woken? {
+            // The time is over, or what woke us was no event of the program's.
+            0 if deadline.is_some_and(|at| Instant::now() >= at) => return look(set, epfd, out),
+            0 => {}
+            found => return Ok(found),
+        }
+    }
+}
+
+/// What is ready now.
+fn look(set: &Set, epfd: RawFd, out: &mut [epoll_event]) -> Result<usize, Errno> {
+    let found = set.scan(out);
+    let more = kernel(
+        set,
+        epfd,
+        &mut out[found..],
+        Some(Duration::ZERO),
+        std::ptr::null(),
+    )?;
+    Ok(merge(out, found, more))
+}
+
+/// Asks the kernel, and corrects what it says of streams.
+fn kernel(
+    set: &Set,
+    epfd: RawFd,
+    out: &mut [epoll_event],
+    timeout: Option<Duration>,
+    sigmask: *const sigset_t,
+) -> Result<usize, Errno> {
+    if out.is_empty() {
+        return Ok(0);
+    }
+    let time = timeout.map(|time| timespec {
+        tv_sec: time.as_secs() as i64,
+        tv_nsec: i64::from(time.subsec_nanos()),
+    });
+    let count = crate::real::epoll_pwait2(epfd, out, time.as_ref(), sigmask)?;
+    Ok(set.correct(epfd, &mut out[..count]))
+}
+
+/// `found` events came from rings, `more` behind them from the kernel: one event for each
+/// descriptor.
+fn merge(out: &mut [epoll_event], found: usize, more: usize) -> usize {
+    let mut kept = found;
+    for at in found..found + more {
+        let event = out[at];
+        let data = event.u64;
+        match out[..found].iter().position(|known| { known.u64 } == data) {
+            Some(known) => out[known].events |= event.events,
+            None => {
+                out[kept] = event;
+                kept += 1;
+            }
+        }
+    }
+    kept
+}

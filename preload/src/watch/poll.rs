@@ -1,0 +1,177 @@
+//! poll and ppoll; select is built on them.
+
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use libc::{pollfd, sigset_t, timespec};
+use rustix::io::Errno;
+use smallvec::SmallVec;
+use smcr_core::conn::{Smc, spin};
+
+use super::epoll::Wait;
+use crate::outcome::{Outcome, PassOn};
+use crate::stream::StreamRef;
+use crate::table::{self, Entry};
+
+/// The streams among the descriptors of one call, with their positions.
+type Streams = SmallVec<[(usize, StreamRef); 8]>;
+
+pub(crate) fn poll(fds: &mut [pollfd], wait: &Wait) -> Outcome<usize> {
+    let mut streams = Streams::new();
+    for (at, entry) in fds.iter().enumerate() {
+        if !table::is_known(entry.fd) {
+            continue;
+        }
+        if let Some(stream) = table::stream(entry.fd) {
+            if stream.connection.smc().is_some() {
+                stream.watch.set_polled();
+                streams.push((at, stream));
+            }
+        } else if let Entry::Set(set) = table::entry(entry.fd) {
+            set.set_nested();
+        }
+    }
+    if streams.is_empty() {
+        return Outcome::PassOn(PassOn::NotOurs);
+    }
+    wait_for(fds, &streams, wait).into()
+}
+
+/// What poll would report of a stream.
+fn ready(smc: &Smc, events: i16) -> i16 {
+    smc.readiness() & (events | libc::POLLERR | libc::POLLHUP)
+}
+
+/// Calls `each` with every stream that is on SMC, and its entry.
+fn each_smc(fds: &mut [pollfd], streams: &Streams, mut each: impl FnMut(&mut pollfd, &Smc)) {
+    for (at, stream) in streams {
+        if let Some(smc) = stream.connection.smc() {
+            each(&mut fds[*at], smc);
+        }
+    }
+}
+
+fn wait_for(fds: &mut [pollfd], streams: &Streams, wait: &Wait) -> Result<usize, Errno> {
+    let deadline = wait.timeout.map(|timeout| Instant::now() + timeout);
+    let others = fds.len() > streams.len();
+    let look = |fds: &mut [pollfd]| {
+        let mut count = 0;
+        each_smc(fds, streams, |entry, smc| {
+            entry.revents = ready(smc, entry.events);
+            count += usize::from(entry.revents != 0);
+        });
+        count
+    };
+    loop {
+        let found = look(fds);
+        if found > 0 && !others {
+            return Ok(found);
+        }
+        let now = wait.timeout.is_some_and(|timeout| timeout.is_zero());
+        if found > 0 || now {
+            return ask_kernel(fds, streams, Some(Duration::ZERO), wait.sigmask);
+        }
+        let budget = streams[0].1.connection.smc().map(Smc::spin_budget);
+        let mut rounds = 0u32;
+        let mut early = Ok(0);
+        let spun = budget.is_some_and(|budget| {
+            spin::spin(budget, || {
+                rounds += 1;
+                if others && rounds.is_multiple_of(32) {
+                    early = ask_kernel(fds, streams, Some(Duration::ZERO), std::ptr::null());
+                    return early != Ok(0);
+                }
+                look(fds) > 0
+            })
+        });
+        if early? > 0 {
+            return early;
+        }
+        if spun {
+            continue;
+        }
+        if !arm(fds, streams) {
+            disarm(streams);
+            continue;
+        }
+        let began = Instant::now();
+        let left = deadline.map(|at| at.saturating_duration_since(began));
+        let woken = ask_kernel(fds, streams, left, wait.sigmask);
+        disarm(streams);
+        if let Some(budget) = budget {
+            spin::slept(budget, began.elapsed());
+        }
+        match woken? {
+            0 if deadline.is_some_and(|at| Instant::now() >= at) => return Ok(0),
+            0 => {}
+            count => return Ok(count),
+        }
+    }
+}
+
+/// Prepares all streams for a sleep in the kernel. False if one of them is ready.
+fn arm(fds: &mut [pollfd], streams: &Streams) -> bool {
+    let mut idle = true;
+    each_smc(fds, streams, |entry, smc| {
+        smc.sleep_begin();
+        if entry.events & (libc::POLLIN | libc::POLLRDNORM | libc::POLLRDHUP | libc::POLLPRI) != 0 {
+            smc.arm();
+        }
+        if entry.events & (libc::POLLOUT | libc::POLLWRNORM) != 0 {
+            // SAFETY: the program asked for this descriptor, and it has an entry.
+            smc.arm_writable(unsafe { BorrowedFd::borrow_raw(entry.fd) });
+        }
+        idle &= ready(smc, entry.events) == 0;
+    });
+    idle
+}
+
+fn disarm(streams: &Streams) {
+    for (_, stream) in streams {
+        if let Some(smc) = stream.connection.smc() {
+            smc.sleep_end();
+        }
+    }
+}
+
+/// Polls in the kernel, and replaces what it says of streams by what TCP would say.
+fn ask_kernel(
+    fds: &mut [pollfd],
+    streams: &Streams,
+    timeout: Option<Duration>,
+    sigmask: *const sigset_t,
+) -> Result<usize, Errno> {
+    let mut asked: SmallVec<[pollfd; 16]> = SmallVec::from_slice(fds);
+    each_smc(fds, streams, |entry, smc| {
+        // Nothing more is to be heard of a peer that is gone, and the kernel would not sleep.
+        if smc.is_peer_closed() {
+            let at = asked.iter_mut().find(|asked| asked.fd == entry.fd);
+            if let Some(asked) = at {
+                asked.fd = -1;
+            }
+        }
+    });
+    let time = timeout.map(|time| timespec {
+        tv_sec: time.as_secs() as i64,
+        tv_nsec: i64::from(time.subsec_nanos()),
+    });
+    crate::real::ppoll(&mut asked, time.as_ref(), sigmask)?;
+    for (entry, asked) in fds.iter_mut().zip(&asked) {
+        entry.revents = asked.revents;
+    }
+    each_smc(fds, streams, |entry, smc| {
+        let said = entry.revents;
+        if said & libc::POLLNVAL != 0 {
+            return;
+        }
+        entry.revents = ready(smc, entry.events);
+        if said & !(libc::POLLOUT | libc::POLLWRNORM) != 0
+            && smc.readiness() & (libc::POLLIN | libc::POLLHUP) == 0
+        {
+            // SAFETY: the kernel just knew it.
+            smc.recheck(unsafe { BorrowedFd::borrow_raw(entry.fd) });
+            entry.revents = ready(smc, entry.events);
+        }
+    });
+    Ok(fds.iter().filter(|entry| entry.revents != 0).count())
+}

@@ -1,0 +1,283 @@
+//! The configuration file: sizes and limits, and the rules that say which connections use SMC.
+//!
+//! Read once, when the library starts: `$SMCR_CONFIG`, else `/etc/smcr.conf` if there is one.
+//! One setting per line, `#` begins a comment (at the start of a line or after a blank):
+//!
+//! ```text
+//! ring_size = 256K            # receive ring of a connection: 16K, 32K, ... 512M
+//! max_connections = 65536     # connections on SMC per process, 1..=1048576
+//! max_memory = 4G             # rings of a process, all together
+//! spin_us = 50                # how long a call spins before it sleeps, 0..=1000
+//! handshake_timeout_ms = 2000 # how long a peer may take to answer, 10..=60000
+//! users = same                # peers on this host: of the same user, or any
+//! default = smc               # when no rule matches: smc or tcp
+//!
+//! # The first rule that matches decides. A rule matches if all its conditions do; a condition
+//! # does if one of its values does.
+//! rule tcp port=22-23,443
+//! rule tcp program=/usr/bin/curl network=::1
+//! rule smc program=redis-* port=6379 network=127.0.0.0/8,10.1.2.3
+//! ```
+//!
+//! - `program`: base name or absolute path of the executable (an interpreter, for a script), `*`
+//!   stands for any characters.
+//! - `port`: that of the listening end, at both ends of a connection.
+//! - `network`: the peer's address, IPv4 or IPv6, with the length of a prefix or without.
+
+mod error;
+mod parse;
+mod rule;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+pub use error::{ConfigError, ErrorKind};
+use rule::Rule;
+pub use rule::Verdict;
+
+use crate::rawfs;
+
+/// The file that is read when `$SMCR_CONFIG` does not name another.
+pub const DEFAULT_PATH: &str = "/etc/smcr.conf";
+
+/// Longest file that is read, in bytes.
+const MAX_FILE: usize = 1 << 20;
+
+/// What the operator decided. See the module for the file that it comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    disabled: bool,
+    ring_size: u32,
+    max_connections: u32,
+    max_memory: u64,
+    spin_us: u32,
+    handshake_timeout_ms: u32,
+    users: Users,
+    default: Verdict,
+    rules: Vec<Rule>,
+}
+
+/// Which users' processes memory is shared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Users {
+    /// Those of the same user only.
+    Same,
+    /// Those of all users. Each can disturb (not read beyond its connection) the other.
+    Any,
+}
+
+/// A connection about which a verdict is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// Port of the listening end: the peer's for connect(), the own one for accept().
+    pub port: u16,
+    /// Address of the peer.
+    pub peer: IpAddr,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            disabled: false,
+            ring_size: 256 << 10,
+            max_connections: 65536,
+            max_memory: 4 << 30,
+            spin_us: 50,
+            handshake_timeout_ms: 2000,
+            users: Users::Same,
+            default: Verdict::Smc,
+            rules: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// The configuration of this process. With `SMCR_DISABLE` set to anything but `0` or nothing,
+    /// no file is read. In a program with more rights than its user, `$SMCR_CONFIG` does not
+    /// count.
+    ///
+    /// # Errors
+    /// If the file cannot be read, unless it is the default one and does not exist; if any line
+    /// of it is not understood. The library then keeps to TCP.
+    pub fn load() -> Result<Self, ConfigError> {
+        let environment = Environment {
+            disable: std::env::var_os("SMCR_DISABLE"),
+            config: std::env::var_os("SMCR_CONFIG"),
+            // SAFETY: reads a value that the kernel gave the process at its start.
+            secure: unsafe { libc::getauxval(libc::AT_SECURE) } != 0,
+        };
+        let exe = rustix::fs::readlink("/proc/self/exe", Vec::new());
+        let exe = exe.map_or_else(|_| Vec::new(), |path| path.into_bytes());
+        Self::load_from(environment, DEFAULT_PATH, &exe)
+    }
+
+    /// Reads a file, for all programs: [`Config::verdict`] passes over rules about programs until
+    /// [`Config::for_program`] has been asked.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or any line of it is not understood.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let failed = |kind| ConfigError::new(path, None, kind);
+        let bytes = rawfs::read_all(path, MAX_FILE).map_err(|e| failed(ErrorKind::Read(e)))?;
+        match String::from_utf8(bytes) {
+            Ok(text) => Self::parse(&text, path),
+            Err(e) => {
+                let good = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+                let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+                Err(ConfigError::new(path, Some(line), ErrorKind::NotUtf8))
+            }
+        }
+    }
+
+    /// Understands the text of a file. `path` is only for errors. As [`Config::read`], for all
+    /// programs.
+    ///
+    /// # Errors
+    /// If any line of it is not understood: the first such line.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        parse::parse(text).map_err(|(line, kind)| ConfigError::new(path, Some(line), kind))
+    }
+
+    /// Keeps the rules that matter to the executable `exe`, an absolute path as in
+    /// `/proc/<pid>/exe`.
+    #[must_use]
+    pub fn for_program(mut self, exe: &[u8]) -> Self {
+        // What the kernel appends when the file was replaced by an upgrade.
+        let exe = exe.strip_suffix(b" (deleted)").unwrap_or(exe);
+        self.rules.retain_mut(|rule| rule.select(exe));
+        self
+    }
+
+    /// What is to become of a connection, as far as the rules go ([`Config::is_disabled`] is
+    /// not looked at).
+    pub fn verdict(&self, query: &Query) -> Verdict {
+        let peer = query.peer.to_canonical();
+        let first = self
+            .rules
+            .iter()
+            .find(|rule| rule.matches(query.port, peer));
+        first.map_or(self.default, |rule| rule.verdict)
+    }
+
+    /// Whether `SMCR_DISABLE` is set: every connection is to stay on TCP.
+    pub fn is_disabled(&self) -> bool {
+        self.disabled
+    }
+
+    /// Receive ring of a connection, in bytes: `1 << (14 + n)` for n in 0..=15, the sizes that
+    /// SMC has codes for. More helps bulk transfers until the ring outgrows the cache; each
+    /// connection costs two (one at each end).
+    pub fn ring_size(&self) -> u32 {
+        self.ring_size
+    }
+
+    /// Connections on SMC per process, 1..=1048576. More are to fall back to TCP.
+    pub fn max_connections(&self) -> usize {
+        self.max_connections as usize
+    }
+
+    /// Bytes of rings per process, at least [`Config::ring_size`]. Connections beyond it are to
+    /// fall back to TCP.
+    pub fn max_memory(&self) -> u64 {
+        self.max_memory
+    }
+
+    /// How long a blocked call spins before it sleeps, at most 1 ms. Zero saves processor time
+    /// and costs latency.
+    pub fn spin(&self) -> Duration {
+        Duration::from_micros(self.spin_us.into())
+    }
+
+    /// How long a peer may take to answer in the handshake, 10 ms to 1 min, before the connection
+    /// falls back to TCP.
+    pub fn handshake_timeout(&self) -> Duration {
+        Duration::from_millis(self.handshake_timeout_ms.into())
+    }
+
+    /// Which processes of this host memory is shared with.
+    pub fn users(&self) -> Users {
+        self.users
+    }
+
+    /// Whether memory is shared with processes of any user.
+    pub fn any_user(&self) -> bool {
+        self.users == Users::Any
+    }
+
+    fn load_from(env: Environment, default_path: &str, exe: &[u8]) -> Result<Self, ConfigError> {
+        if env
+            .disable
+            .is_some_and(|value| !value.is_empty() && value != "0")
+        {
+            return Ok(Self {
+                disabled: true,
+                ..Self::default()
+            });
+        }
+        let named = env.config.filter(|path| !env.secure && !path.is_empty());
+        let config = match named {
+            Some(path) => Self::read(&PathBuf::from(path))?,
+            None => match Self::read(Path::new(default_path)) {
+                Err(e) if e.kind == ErrorKind::Read(Errno::NOENT) => Self::default(),
+                other => other?,
+            },
+        };
+        Ok(config.for_program(exe))
+    }
+}
+
+/// What [`Config::load`] takes from the process's surroundings.
+struct Environment {
+    disable: Option<OsString>,
+    config: Option<OsString>,
+    secure: bool,
+}
+
+/// The text of a file that says the same.
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "ring_size = {}", Bytes(self.ring_size.into()))?;
+        writeln!(f, "max_connections = {}", self.max_connections)?;
+        writeln!(f, "max_memory = {}", Bytes(self.max_memory))?;
+        writeln!(f, "spin_us = {}", self.spin_us)?;
+        writeln!(f, "handshake_timeout_ms = {}", self.handshake_timeout_ms)?;
+        writeln!(f, "users = {}", self.users.name())?;
+        writeln!(f, "default = {}", self.default.name())?;
+        self.rules.iter().try_for_each(|rule| writeln!(f, "{rule}"))
+    }
+}
+
+impl Users {
+    const ALL: &[Self] = &[Self::Same, Self::Any];
+
+    /// The word in the file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::Any => "any",
+        }
+    }
+}
+
+/// A size as the file has it: the largest unit that divides it.
+struct Bytes(u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [("G", 30), ("M", 20), ("K", 10)];
+        let unit = units
+            .iter()
+            .find(|(_, shift)| self.0 != 0 && self.0.trailing_zeros() >= *shift);
+        match unit {
+            Some((name, shift)) => write!(f, "{}{name}", self.0 >> shift),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The readiness pair: what makes the kernel report a socket readable, writable or hung up.
+//!
+//! The program's descriptor is one end of an `AF_UNIX` `SOCK_SEQPACKET` pair, the peer program's
+//! descriptor the other. A *bell* is a packet without content:
+//!
+//! - an unread bell makes the reader's end readable, and each new one is an edge for epoll;
+//! - [`BLOCKED`] unread bells make the end they came from unwritable, until they are drained;
+//! - `shutdown` and the death of the last holder of one end show at the other as
+//!   end-of-file and hang-up, with no help of ours.
+//!
+//! Bells say when to look; what there is to see is in the ring.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use crate::shm::RmbeControl;
+use crate::sys;
+
+/// `SO_SNDBUF` of both ends (the kernel doubles it): with this value two unread bells leave an
+/// end writable, three do not, and a twelfth send blocks.
+const SNDBUF: i32 = 4096;
+
+/// Unread bells that make the sending end unwritable.
+pub(super) const BLOCKED: u32 = 3;
+
+/// More bells than can ever be unread; bounds loops whose count a peer can write.
+const MANY: u32 = 64;
+
+/// Makes a readiness pair: both ends close-on-exec and blocking.
+pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (a, b) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    for end in [&a, &b] {
+        sys::set_int(end.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, SNDBUF)?;
+    }
+    Ok((a, b))
+}
+
+/// Rings the peer.
+///
+/// # Errors
+/// `EPIPE` or `ECONNRESET` when nobody holds the other end any more. A full queue is no error:
+/// the peer is readable then.
+pub(super) fn ring(fd: BorrowedFd<'_>, control: &RmbeControl) -> Result<(), Errno> {
+    // Counted first: the reader may drain the packet before this thread runs again.
+    control.bells.fetch_add(1, Ordering::Relaxed);
+    match sys::send(fd, &[], libc::MSG_DONTWAIT) {
+        Ok(_) => Ok(()),
+        Err(errno) => {
+            control.bells.fetch_sub(1, Ordering::Relaxed);
+            if errno == Errno::AGAIN {
+                Ok(())
+            } else {
+                Err(errno)
+            }
+        }
+    }
+}
+
+/// Takes `count` bells out of our end, or as many as there are.
+#[inline]
+pub(super) fn drain(fd: BorrowedFd<'_>, control: &RmbeControl, count: u32) {
+    if count > 0 {
+        drain_slow(fd, control, count);
+    }
+}
+
+#[cold]
+fn drain_slow(fd: BorrowedFd<'_>, control: &RmbeControl, count: u32) {
+    let unread = control.bells.load(Ordering::Relaxed);
+    for _ in 0..count.min(unread).min(MANY) {
+        // A bell that is counted but not there yet stays counted and is drained later.
+        if sys::recv(fd, &mut [], libc::MSG_DONTWAIT).is_err() {
+            break;
+        }
+        control.bells.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Takes everything out of our end, whatever the count says: it was readable for no reason.
+pub(super) fn drain_all(fd: BorrowedFd<'_>, control: &RmbeControl) {
+    for _ in 0..MANY {
+        match sys::recv(fd, &mut [], libc::MSG_DONTWAIT) {
+            Ok(_) if hung_up(fd) != Hangup::None => break,
+            Ok(_) => {
+                if control.bells.load(Ordering::Relaxed) > 0 {
+                    control.bells.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
+            Err(_) => break,
+        }
+    }
+}
+
+/// Makes our end unwritable until the peer drains: `count` bells are unread afterwards, or as
+/// many as fit.
+pub(super) fn block(fd: BorrowedFd<'_>, control: &RmbeControl, count: u32) -> Result<(), Errno> {
+    for _ in 0..count {
+        control.bells.fetch_add(1, Ordering::Relaxed);
+        if let Err(errno) = sys::send(fd, &[], libc::MSG_DONTWAIT) {
+            control.bells.fetch_sub(1, Ordering::Relaxed);
+            return if errno == Errno::AGAIN {
+                Ok(())
+            } else {
+                Err(errno)
+            };
+        }
+    }
+    Ok(())
+}
+
+/// What the kernel knows of the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hangup {
+    /// It is open.
+    None,
+    /// It was shut down for sending.
+    Half,
+    /// Nobody holds it any more (or both directions were shut down).
+    Full,
+}
+
+/// Asks the kernel whether the other end was shut down or closed.
+pub(super) fn hung_up(fd: BorrowedFd<'_>) -> Hangup {
+    match sys::poll_one(fd, libc::POLLRDHUP, Some(0)) {
+        Ok(events) if events & libc::POLLHUP != 0 => Hangup::Full,
+        Ok(events) if events & libc::POLLRDHUP != 0 => Hangup::Half,
+        _ => Hangup::None,
+    }
+}
+
+/// Makes an end unwritable before there is a ring: the peer's library empties the queue when it
+/// takes the connection over ([`empty`]).
+pub(crate) fn fill(fd: BorrowedFd<'_>) {
+    for _ in 0..BLOCKED {
+        let _ = sys::send(fd, &[], libc::MSG_DONTWAIT);
+    }
+}
+
+/// Takes everything out of an end that was just passed to us.
+pub(crate) fn empty(fd: BorrowedFd<'_>) {
+    for _ in 0..MANY {
+        if sys::recv(fd, &mut [], libc::MSG_DONTWAIT).is_err() {
+            break;
+        }
+    }
+}

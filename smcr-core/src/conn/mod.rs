@@ -1,0 +1,11 @@
+//! What a program's calls do once its stream has moved to SMC.
+
+pub mod bell;
+pub mod io;
+mod rx;
+mod smc;
+pub mod spin;
+mod tx;
+
+pub use rx::{Arming, Received};
+pub use smc::Smc;

@@ -1,0 +1,408 @@
+//! Receiving over SMC.
+
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use rustix::io::Errno;
+
+use super::io::Sink;
+use super::smc::{Smc, state};
+use super::{bell, spin};
+use crate::shm::{BadCursor, Local};
+use crate::sys;
+
+/// How a receive left the socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes received; 0 at the end of the stream.
+    pub bytes: usize,
+    /// The ring is empty now, and the peer was *not* asked to ring: whoever sleeps next on this
+    /// socket has to arm it first.
+    pub unarmed: bool,
+}
+
+/// Who arms the socket when a receive has emptied the ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arming {
+    /// The receive itself: somebody we do not see may wait for readiness.
+    Now,
+    /// The caller, before it sleeps: saves the peer a system call for each message.
+    Later,
+}
+
+impl Smc {
+    /// `recv`: `flags` are those of recv(2), of which `MSG_DONTWAIT`, `MSG_PEEK` and
+    /// `MSG_WAITALL` matter here (`MSG_OOB`: see [`Self::recv_urgent`]; `MSG_TRUNC`: pass a
+    /// sink that discards).
+    ///
+    /// # Errors
+    /// As recv(2) on a TCP socket.
+    #[inline]
+    pub fn recv(
+        &self,
+        fd: BorrowedFd<'_>,
+        sink: &mut impl Sink,
+        flags: i32,
+        arming: Arming,
+    ) -> Result<Received, Errno> {
+        let mut bytes = 0;
+        let mut peeked = 0;
+        if sink.left() == 0 {
+            return self.recv_nothing(fd, flags);
+        }
+        loop {
+            match self.recv_some(fd, sink, flags, peeked, arming) {
+                Ok(Received { bytes: 0, .. }) => {
+                    return Ok(Received {
+                        bytes,
+                        unarmed: false,
+                    });
+                }
+                Ok(some) => {
+                    bytes += some.bytes;
+                    if flags & libc::MSG_PEEK != 0 {
+                        peeked += some.bytes;
+                    }
+                    if flags & libc::MSG_WAITALL == 0 || sink.left() == 0 || self.at_mark(peeked) {
+                        return Ok(Received { bytes, ..some });
+                    }
+                }
+                // Never a signal: recv_some makes no sleeping system call.
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if flags & libc::MSG_DONTWAIT == 0 && !self.is_nonblocking() => {
+                    if let Err(errno) = self.wait_readable(fd, peeked) {
+                        return self.partly(bytes, errno);
+                    }
+                }
+                Err(errno) => return self.partly(bytes, errno),
+            }
+        }
+    }
+
+    /// Some bytes were received before the error: they are reported, the error by the next call.
+    fn partly(&self, bytes: usize, errno: Errno) -> Result<Received, Errno> {
+        if bytes == 0 {
+            return Err(errno);
+        }
+        if errno == Errno::CONNRESET {
+            self.local
+                .error
+                .store(errno.raw_os_error() as u32, Ordering::Relaxed);
+        }
+        Ok(Received {
+            bytes,
+            unarmed: false,
+        })
+    }
+
+    /// A receive of no bytes: TCP waits for nothing and reports nothing but errors.
+    #[cold]
+    fn recv_nothing(&self, _fd: BorrowedFd<'_>, _flags: i32) -> Result<Received, Errno> {
+        match self.take_error() {
+            Some(errno) => Err(errno),
+            None => Ok(Received {
+                bytes: 0,
+                unarmed: false,
+            }),
+        }
+    }
+
+    #[inline]
+    fn recv_some(
+        &self,
+        fd: BorrowedFd<'_>,
+        sink: &mut impl Sink,
+        flags: i32,
+        peeked: usize,
+        arming: Arming,
+    ) -> Result<Received, Errno> {
+        let _guard = self.local.rx_lock.lock().ok_or(Errno::AGAIN)?;
+        let control = self.rx.control();
+        // Armed before the cursor is read: whatever comes behind what we see here rings.
+        let arm_now = arming == Arming::Now || self.local.sleepers.load(Ordering::SeqCst) > 0;
+        if arm_now {
+            self.rx.arm(&self.local);
+        }
+        // Bells rung before the cursor is read are for bytes that we see; later ones must stay.
+        let bells = control.bells.load(Ordering::Acquire);
+        // The end first, the cursor after it: what was sent before the end is not missed.
+        let ended = self.see_flags();
+        let available = match self.rx.available(&self.local) {
+            Ok(available) => available,
+            Err(bad) => {
+                self.bad_cursor(bad);
+                0
+            }
+        };
+        let limit = if control.urgent.load(Ordering::Relaxed) != 0 {
+            self.up_to_urgent(available, flags & libc::MSG_PEEK != 0)
+        } else {
+            available
+        };
+        let len = limit.saturating_sub(peeked).min(sink.left());
+        if len == 0 {
+            if available == 0 {
+                bell::drain(fd, control, bells);
+            }
+            return self.recv_empty(fd, ended, flags);
+        }
+        let mut done = 0;
+        let mut failed = None;
+        self.rx
+            .copy_out(&self.local, peeked, len, |from, offset, len| {
+                if failed.is_none() && offset == done {
+                    // SAFETY: `from` is `len` published bytes of our ring.
+                    match unsafe { sink.put(from, len) } {
+                        Ok(n) => done += n,
+                        Err(errno) => failed = Some(errno),
+                    }
+                }
+            });
+        if let (0, Some(errno)) = (done, failed) {
+            return Err(errno);
+        }
+        if flags & libc::MSG_PEEK != 0 {
+            return Ok(Received {
+                bytes: done,
+                unarmed: false,
+            });
+        }
+        let wake_writer = self.rx.consume(&self.local, done);
+        let empty = done == available;
+        if wake_writer {
+            control.writer_waiting.store(0, Ordering::Relaxed);
+            // One bell stays while there is data: we are readable.
+            let unread = control.bells.load(Ordering::Relaxed);
+            bell::drain(
+                fd,
+                control,
+                if empty {
+                    unread
+                } else {
+                    unread.saturating_sub(1)
+                },
+            );
+        } else if empty {
+            bell::drain(fd, control, bells);
+        } else if self.edges.load(Ordering::Relaxed) {
+            bell::drain(fd, control, bells.saturating_sub(1));
+        }
+        Ok(Received {
+            bytes: done,
+            unarmed: empty && !arm_now,
+        })
+    }
+
+    #[cold]
+    fn recv_empty(&self, fd: BorrowedFd<'_>, ended: bool, flags: i32) -> Result<Received, Errno> {
+        let end = Received {
+            bytes: 0,
+            unarmed: false,
+        };
+        // The program would be told to come back later, and a killed peer leaves no flag: ask
+        // the kernel. (A receive that may sleep asks when it is woken.)
+        let asks = flags & libc::MSG_DONTWAIT != 0 || self.is_nonblocking();
+        if ended || asks && self.see_hangup(fd, 0) {
+            if self.rx.available(&self.local).is_ok_and(|n| n > 0) && !self.at_urgent_mark() {
+                return Err(Errno::INTR); // it came in between: look again
+            }
+            return match self.take_error() {
+                Some(errno) if self.state() & state::DROPPED == 0 => Err(errno),
+                _ => Ok(end),
+            };
+        }
+        if self.state() & state::READ_SHUT != 0 {
+            return Ok(end);
+        }
+        Err(Errno::AGAIN)
+    }
+
+    /// Waits until there is something to see beyond `peeked` bytes, awake or asleep.
+    #[cold]
+    fn wait_readable(&self, fd: BorrowedFd<'_>, peeked: usize) -> Result<(), Errno> {
+        let something = || {
+            self.rx.available(&self.local).is_ok_and(|n| n > peeked)
+                || self.see_flags()
+                || self.state() & state::READ_SHUT != 0
+        };
+        if spin::spin(&self.local.spin_ns, something) {
+            return Ok(());
+        }
+        let began = Instant::now();
+        self.sleep_begin();
+        self.rx.arm(&self.local);
+        let woken = if something() {
+            Ok(0)
+        } else if peeked > 0 {
+            // MSG_PEEK with MSG_WAITALL: a bell for the bytes already there must not end the
+            // sleep, and none of them may be consumed.
+            self.sleep_beyond_peeked(fd)
+        } else {
+            // The bell stays for others who wait; SO_RCVTIMEO, SA_RESTART and O_NONBLOCK are
+            // applied by the kernel.
+            sys::recv(fd, &mut [], libc::MSG_PEEK)
+        };
+        self.sleep_end();
+        match woken {
+            Ok(_) if something() => {
+                spin::slept(&self.local.spin_ns, began.elapsed());
+                Ok(())
+            }
+            Ok(_) => {
+                if peeked == 0 {
+                    self.recheck(fd);
+                }
+                Ok(())
+            }
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn sleep_beyond_peeked(&self, fd: BorrowedFd<'_>) -> Result<usize, Errno> {
+        bell::drain(fd, self.rx.control(), u32::MAX);
+        let bells = sys::poll_one(fd, libc::POLLIN | libc::POLLRDHUP, Some(100))?;
+        if bells & (libc::POLLRDHUP | libc::POLLHUP) != 0 {
+            self.see_hangup(fd, 0);
+        }
+        Ok(0)
+    }
+
+    /// Bytes that a receive would return now.
+    #[inline]
+    pub fn readable(&self) -> Result<usize, BadCursor> {
+        let available = self.rx.available(&self.local)?;
+        if self.rx.control().urgent.load(Ordering::Relaxed) == 0 {
+            return Ok(available);
+        }
+        let mark = self.urgent_mark();
+        let cons = self.local.cons.load(Ordering::Relaxed);
+        // The urgent byte itself, out of line, is not readable as normal data.
+        let at_mark = mark == Some(cons) && !self.oob_inline() && available > 0;
+        Ok(available - usize::from(at_mark))
+    }
+
+    /// How many bytes ever arrived: grows with each arrival (for edge-triggered watchers).
+    #[inline]
+    pub fn arrivals(&self) -> u64 {
+        self.rx.control().prod.load(Ordering::Acquire)
+    }
+
+    /// `FIONREAD`: bytes up to the urgent mark, or all.
+    pub fn fionread(&self) -> usize {
+        let available = self.rx.available(&self.local).unwrap_or(0);
+        let cons = self.local.cons.load(Ordering::Relaxed);
+        match self.urgent_mark() {
+            Some(mark) if !self.oob_inline() && mark >= cons => {
+                ((mark - cons) as usize).min(available)
+            }
+            _ => available,
+        }
+    }
+
+    fn oob_inline(&self) -> bool {
+        self.local.oob_inline.load(Ordering::Relaxed) != 0
+    }
+
+    /// The stream position of the urgent byte, if one is announced and within the ring.
+    fn urgent_mark(&self) -> Option<u64> {
+        let urgent = self.rx.control().urgent.load(Ordering::Acquire);
+        let cons = self.local.cons.load(Ordering::Relaxed);
+        let prod = cons + self.rx.available(&self.local).ok()? as u64;
+        // A position that is not between the cursors (nor just consumed) is a lie or history.
+        (urgent > 0 && urgent <= prod && urgent > cons.saturating_sub(1)).then(|| urgent - 1)
+    }
+
+    /// How much a receive may return: it stops at the mark, and steps over an urgent byte that
+    /// is not to be seen in line.
+    #[cold]
+    fn up_to_urgent(&self, available: usize, peek: bool) -> usize {
+        let Some(mark) = self.urgent_mark() else {
+            return available;
+        };
+        let cons = self.local.cons.load(Ordering::Relaxed);
+        self.note_urgent(mark);
+        if mark > cons {
+            return ((mark - cons) as usize).min(available);
+        }
+        if mark < cons || self.oob_inline() || available == 0 {
+            return available;
+        }
+        if available == 1 || peek {
+            // Only the urgent byte is there; or TCP's peek, which does not look behind it.
+            return 0;
+        }
+        // Something follows the urgent byte: step over it.
+        let _ = self.rx.consume(&self.local, 1);
+        available - 1
+    }
+
+    /// Remembers the urgent byte when it is first seen, for `recv(MSG_OOB)`.
+    fn note_urgent(&self, mark: u64) {
+        let cons = self.local.cons.load(Ordering::Relaxed);
+        if self.local.urgent_seen.swap(mark + 1, Ordering::Relaxed) == mark + 1 || mark < cons {
+            return;
+        }
+        let mut byte = 0u8;
+        self.rx
+            .copy_out(&self.local, (mark - cons) as usize, 1, |from, _, _| {
+                // SAFETY: one published byte of our ring.
+                byte = unsafe { from.read() };
+            });
+        self.local
+            .urgent_byte
+            .store(Local::URGENT_VALID | u32::from(byte), Ordering::Relaxed);
+    }
+
+    /// Whether an urgent byte waits to be read (`POLLPRI`).
+    #[inline]
+    pub(super) fn urgent_pending(&self) -> bool {
+        if self.rx.control().urgent.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        if let Some(mark) = self.urgent_mark()
+            && self.local.urgent_seen.load(Ordering::Relaxed) != mark + 1
+        {
+            return true;
+        }
+        self.local.urgent_byte.load(Ordering::Relaxed) & Local::URGENT_VALID != 0
+    }
+
+    /// Whether the next byte to be read is the urgent one (`SIOCATMARK`).
+    pub fn at_urgent_mark(&self) -> bool {
+        let cons = self.local.cons.load(Ordering::Relaxed);
+        self.urgent_mark() == Some(cons)
+    }
+
+    fn at_mark(&self, peeked: usize) -> bool {
+        let urgent = self.rx.control().urgent.load(Ordering::Relaxed);
+        let here = self.local.cons.load(Ordering::Relaxed) + peeked as u64;
+        urgent != 0 && self.urgent_mark() == Some(here)
+    }
+
+    /// `recv(MSG_OOB)`: the urgent byte.
+    ///
+    /// # Errors
+    /// `EINVAL` if there is none, it was read already, or urgent data are received in line.
+    pub fn recv_urgent(&self, sink: &mut impl Sink, flags: i32) -> Result<usize, Errno> {
+        let _guard = self.local.rx_lock.lock().ok_or(Errno::AGAIN)?;
+        if let Some(mark) = self.urgent_mark() {
+            self.note_urgent(mark);
+        }
+        let word = self.local.urgent_byte.load(Ordering::Relaxed);
+        if self.oob_inline() || word & Local::URGENT_VALID == 0 {
+            return Err(Errno::INVAL);
+        }
+        if flags & libc::MSG_PEEK == 0 {
+            self.local
+                .urgent_byte
+                .store(Local::URGENT_READ, Ordering::Relaxed);
+        }
+        if sink.left() == 0 {
+            return Ok(0);
+        }
+        let byte = word as u8;
+        // SAFETY: one byte on our stack.
+        unsafe { sink.put(&byte, 1) }
+    }
+}

@@ -1,0 +1,371 @@
+//! A stream that has moved to SMC: its state, and what the program's calls do with it.
+//!
+//! Sending is in `tx.rs`, receiving in `rx.rs`; this file holds what both share: errors, hang-up,
+//! shutdown, and the readiness that poll would report.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::io::Errno;
+
+use super::bell::{self, Hangup};
+use crate::group::LinkGroup;
+use crate::shm::{BadCursor, LocalRef, Rx, Tx, flag};
+
+/// Bits of [`crate::shm::Local::state`].
+pub(super) mod state {
+    /// The program shut down sending.
+    pub(in crate::conn) const WRITE_SHUT: u32 = 1;
+    /// The program shut down receiving.
+    pub(in crate::conn) const READ_SHUT: u32 = 2;
+    /// The peer will send no more (its FIN, in TCP's words).
+    pub(in crate::conn) const PEER_EOF: u32 = 4;
+    /// Nobody holds the peer's end any more.
+    pub(in crate::conn) const PEER_CLOSED: u32 = 8;
+    /// The connection was reset.
+    pub(in crate::conn) const RESET: u32 = 16;
+    /// Data was sent after the peer had closed: TCP would have got a RST for it.
+    pub(in crate::conn) const DROPPED: u32 = 32;
+}
+
+/// A connection over the shared-memory fabric.
+///
+/// `fd` in its methods is the program's descriptor, an end of the readiness pair.
+#[derive(Debug)]
+pub struct Smc {
+    pub(super) tx: Tx,
+    pub(super) rx: Rx,
+    pub(super) local: LocalRef,
+    pub(super) group: Arc<LinkGroup>,
+    /// The process that made the connection; others got it by fork.
+    made_by: u32,
+    /// The peer wrote something impossible; told to the statistics by the owner.
+    pub(super) bad_cursor: AtomicBool,
+    /// Edge-triggered epoll watches this socket: every arrival has to be an edge.
+    pub(super) edges: AtomicBool,
+}
+
+impl Smc {
+    /// Joins the two rings. `sent` bytes went over TCP before the switch (client) or were put
+    /// into our ring already (server: they are in `rx`).
+    pub fn new(tx: Tx, rx: Rx, local: LocalRef, group: Arc<LinkGroup>, sent: u64) -> Self {
+        local.prod.store(sent, Ordering::Relaxed);
+        Self {
+            tx,
+            rx,
+            local,
+            group,
+            made_by: crate::sys::getpid(),
+            bad_cursor: AtomicBool::new(false),
+            edges: AtomicBool::new(false),
+        }
+    }
+
+    /// The link group.
+    pub fn group(&self) -> &Arc<LinkGroup> {
+        &self.group
+    }
+
+    /// Bytes sent and received since the connection began.
+    #[inline]
+    pub fn bytes(&self) -> (u64, u64) {
+        (
+            self.local.prod.load(Ordering::Relaxed),
+            self.local.cons.load(Ordering::Relaxed),
+        )
+    }
+
+    /// Whether the connection ended because the peer wrote an impossible cursor.
+    pub fn had_bad_cursor(&self) -> bool {
+        self.bad_cursor.load(Ordering::Relaxed)
+    }
+
+    /// Tells the socket that `O_NONBLOCK` was set or cleared.
+    pub fn set_nonblocking(&self, on: bool) {
+        self.local
+            .nonblocking
+            .store(u32::from(on), Ordering::Relaxed);
+    }
+
+    /// Tells the socket about `SO_OOBINLINE`.
+    pub fn set_oob_inline(&self, on: bool) {
+        self.local
+            .oob_inline
+            .store(u32::from(on), Ordering::Relaxed);
+    }
+
+    /// Tells the socket that an edge-triggered epoll watches it.
+    pub fn set_edges(&self, on: bool) {
+        self.edges.store(on, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(super) fn state(&self) -> u32 {
+        self.local.state.load(Ordering::Acquire)
+    }
+
+    pub(super) fn add_state(&self, bits: u32) {
+        self.local.state.fetch_or(bits, Ordering::AcqRel);
+    }
+
+    /// `errno` that waits to be reported, which is cleared (as `SO_ERROR` does).
+    pub fn take_error(&self) -> Option<Errno> {
+        if self.local.error.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        match self.local.error.swap(0, Ordering::Relaxed) {
+            0 => None,
+            raw => Some(Errno::from_raw_os_error(raw as i32)),
+        }
+    }
+
+    fn set_error(&self, errno: Errno) {
+        self.local
+            .error
+            .store(errno.raw_os_error() as u32, Ordering::Relaxed);
+    }
+
+    /// The connection is dead, as after a RST.
+    fn reset(&self, errno: Errno) {
+        use state::*;
+        if self.state() & RESET == 0 {
+            self.set_error(errno);
+            self.add_state(RESET | PEER_EOF | PEER_CLOSED);
+        }
+    }
+
+    /// The peer lied about its cursors.
+    #[cold]
+    pub(super) fn bad_cursor(&self, _: BadCursor) {
+        self.bad_cursor.store(true, Ordering::Relaxed);
+        self.reset(Errno::CONNRESET);
+    }
+
+    /// Looks at what the peer said about its end (no system call). True if it ended.
+    #[inline]
+    pub(super) fn see_flags(&self) -> bool {
+        let flags = self.rx.control().tx_flags.load(Ordering::Acquire);
+        if flags & (flag::SENDING_DONE | flag::CLOSED | flag::ABORT) == 0 {
+            return self.state() & (state::PEER_EOF | state::RESET) != 0;
+        }
+        if flags & flag::ABORT != 0 {
+            self.reset(Errno::CONNRESET);
+        } else if flags & flag::CLOSED != 0 {
+            self.add_state(state::PEER_EOF | state::PEER_CLOSED);
+        } else {
+            self.add_state(state::PEER_EOF);
+        }
+        true
+    }
+
+    /// Asks the kernel whether the peer's end is gone, and concludes what TCP would have said.
+    /// `just_sent` bytes in the peer's ring were written after it could have read them.
+    /// True if the peer will send no more.
+    #[cold]
+    pub(super) fn see_hangup(&self, fd: BorrowedFd<'_>, just_sent: usize) -> bool {
+        let hangup = bell::hung_up(fd);
+        // The flags were set before the hang-up could be seen, if there are any.
+        if self.see_flags() && self.state() & (state::PEER_CLOSED | state::RESET) != 0 {
+            return true;
+        }
+        match hangup {
+            Hangup::None => self.state() & state::PEER_EOF != 0,
+            Hangup::Half => {
+                self.add_state(state::PEER_EOF);
+                true
+            }
+            // With both directions shut down the kernel says the same as for a closed end.
+            Hangup::Full if self.state() & state::WRITE_SHUT != 0 => {
+                self.add_state(state::PEER_EOF);
+                true
+            }
+            Hangup::Full => {
+                // Killed, or closed while another process of its family was killed. The kernel
+                // sends a RST for a socket that is closed with data unread, else a FIN.
+                let half_closed = self.state() & state::PEER_EOF != 0;
+                match self.tx.unread(&self.local) {
+                    Ok(unread) if unread > just_sent && !half_closed => {
+                        self.reset(Errno::CONNRESET);
+                    }
+                    Ok(_) => self.add_state(state::PEER_EOF | state::PEER_CLOSED),
+                    Err(bad) => self.bad_cursor(bad),
+                }
+                true
+            }
+        }
+    }
+
+    /// What poll reports for this socket, without asking the kernel: `POLLIN`, `POLLOUT`,
+    /// `POLLPRI`, `POLLERR`, `POLLHUP`, `POLLRDHUP` and their NORM variants.
+    #[inline]
+    pub fn readiness(&self) -> i16 {
+        use libc::*;
+        use state::*;
+        let eof = self.see_flags();
+        let mut ready = 0;
+        match self.readable() {
+            Ok(0) => {}
+            Ok(_) => ready |= POLLIN | POLLRDNORM,
+            Err(bad) => self.bad_cursor(bad),
+        }
+        match self.tx.free(&self.local) {
+            Ok(free) if free >= self.tx.size() / 4 => ready |= POLLOUT | POLLWRNORM,
+            Ok(_) => {}
+            Err(bad) => self.bad_cursor(bad),
+        }
+        let state = self.state();
+        if eof || state & READ_SHUT != 0 {
+            ready |= POLLIN | POLLRDNORM | POLLRDHUP;
+        }
+        if state & (WRITE_SHUT | DROPPED | RESET) != 0 {
+            ready |= POLLOUT | POLLWRNORM;
+        }
+        if (eof || state & READ_SHUT != 0) && state & WRITE_SHUT != 0
+            || state & (RESET | DROPPED) != 0
+        {
+            ready |= POLLHUP | POLLIN | POLLRDNORM | POLLRDHUP;
+        }
+        if self.local.error.load(Ordering::Relaxed) != 0 {
+            ready |= POLLERR;
+        }
+        if self.urgent_pending() {
+            ready |= POLLPRI;
+        }
+        ready
+    }
+
+    /// To be called when the kernel reported the descriptor ready although [`Self::readiness`]
+    /// says otherwise: finds a hang-up, or removes bells that mean nothing.
+    pub fn recheck(&self, fd: BorrowedFd<'_>) {
+        if !self.see_hangup(fd, 0) && self.readable() == Ok(0) {
+            let _guard = self.local.rx_lock.lock();
+            if self.readable() == Ok(0) {
+                bell::drain_all(fd, self.rx.control());
+            }
+        }
+    }
+
+    /// The program wants to sleep until the socket is readable: rings are asked for. False if it
+    /// is readable already.
+    #[inline]
+    pub fn arm(&self) -> bool {
+        self.rx.arm(&self.local) && !self.see_flags()
+    }
+
+    /// The program wants to sleep until the socket is writable. False if it is writable already.
+    pub fn arm_writable(&self, fd: BorrowedFd<'_>) -> bool {
+        let waiting = &self.tx.control().writer_waiting;
+        waiting.store(1, Ordering::SeqCst);
+        if self.readiness() & libc::POLLOUT != 0 {
+            waiting.store(0, Ordering::Relaxed);
+            return false;
+        }
+        if bell::block(fd, self.tx.control(), bell::BLOCKED).is_err() {
+            self.see_hangup(fd, 0);
+        }
+        self.readiness() & libc::POLLOUT == 0
+    }
+
+    /// Counts this thread among those that sleep until the socket is readable; to be called
+    /// before [`Self::arm`].
+    pub fn sleep_begin(&self) {
+        self.local.sleepers.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The opposite of [`Self::sleep_begin`].
+    pub fn sleep_end(&self) {
+        self.local.sleepers.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Whether the connection was reset.
+    pub fn is_reset(&self) -> bool {
+        self.state() & state::RESET != 0
+    }
+
+    /// Whether the peer's end is known to be closed: the kernel has no more news of it.
+    pub fn is_peer_closed(&self) -> bool {
+        self.state() & (state::PEER_CLOSED | state::RESET) != 0
+    }
+
+    /// How long a spin on this socket may last.
+    pub fn spin_budget(&self) -> &std::sync::atomic::AtomicU32 {
+        &self.local.spin_ns
+    }
+
+    /// `shutdown(fd, how)`.
+    ///
+    /// # Errors
+    /// `ENOTCONN` after a reset, `EINVAL` for an unknown `how`.
+    pub fn shutdown(&self, fd: BorrowedFd<'_>, how: i32) -> Result<(), Errno> {
+        use rustix::net::Shutdown;
+        let (read, write) = match how {
+            libc::SHUT_RD => (true, false),
+            libc::SHUT_WR => (false, true),
+            libc::SHUT_RDWR => (true, true),
+            _ => return Err(Errno::INVAL),
+        };
+        if self.state() & state::RESET != 0 {
+            return Err(Errno::NOTCONN);
+        }
+        if write && self.state() & state::WRITE_SHUT == 0 {
+            // The lock: no byte of another thread may follow the flag.
+            let _guard = self.local.tx_lock.lock();
+            self.tx
+                .control()
+                .tx_flags
+                .fetch_or(flag::SENDING_DONE, Ordering::AcqRel);
+            self.add_state(state::WRITE_SHUT);
+        }
+        if read {
+            self.add_state(state::READ_SHUT);
+        }
+        // The kernel tells the peer, and wakes whoever sleeps on our own end. Shutting down our
+        // own receiving side also wakes our own sleepers.
+        let how = match (read, write) {
+            (true, true) => Shutdown::Both,
+            (true, false) => Shutdown::Read,
+            _ => Shutdown::Write,
+        };
+        let _ = rustix::net::shutdown(fd, how);
+        Ok(())
+    }
+
+    /// The last descriptor of this process for the connection is about to be closed.
+    /// `abort`: the program asked for a reset (`SO_LINGER` with time 0).
+    pub fn close(&self, abort: bool) {
+        let made_here = self.made_by == crate::sys::getpid();
+        if self.local.processes.fetch_sub(1, Ordering::AcqRel) != 1 {
+            // Another process of the family goes on with it.
+            if made_here {
+                self.group.hand_over(&self.rx, self.local.clone());
+            }
+            return;
+        }
+        let unread = self.rx.available(&self.local) != Ok(0);
+        let flags = if abort || unread {
+            flag::ABORT | flag::CLOSED
+        } else {
+            flag::CLOSED
+        };
+        self.tx
+            .control()
+            .tx_flags
+            .fetch_or(flags | flag::RELEASED, Ordering::AcqRel);
+        // A child's copy of the group is not the one that hands out RMBEs.
+        if made_here {
+            self.group.release(&self.rx);
+            self.local.arena().give_back(&self.local);
+        }
+    }
+
+    /// Takes back [`Self::inherited`]: the fork failed.
+    pub fn not_inherited(&self) {
+        self.local.processes.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// A child process got the connection by fork.
+    pub fn inherited(&self) {
+        self.local.processes.fetch_add(1, Ordering::AcqRel);
+    }
+}

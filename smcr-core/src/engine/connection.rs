@@ -1,0 +1,394 @@
+//! One connection from the library's point of view: first TCP with a handshake pending, then SMC,
+//! or TCP for good.
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::io::Errno;
+
+use super::client::Pending;
+use super::{Engine, PUBLISHER};
+use crate::Reason;
+use crate::conn::Smc;
+use crate::conn::io::Source;
+use crate::stat::{Counter, Mode, Slot, State};
+use crate::sys;
+
+/// What carries the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Phase {
+    /// TCP; the peer's library has not called yet.
+    Pending = 0,
+    /// The CLC handshake runs: nobody may touch the TCP stream.
+    Committing = 1,
+    /// SMC.
+    Smc = 2,
+    /// TCP for good.
+    Tcp = 3,
+}
+
+/// The most bytes that a program may send over TCP before the handshake. Any RMBE can hold them
+/// (the smallest has this size).
+pub(super) const EARLY_MAX: u32 = 16 << 10;
+
+/// How long a program that wants to send more than [`EARLY_MAX`] is held back, to give the peer a
+/// chance to accept.
+const EARLY_WAIT: Duration = Duration::from_millis(20);
+
+/// What became of a call that came before the handshake was decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Early {
+    /// So many bytes went out over TCP.
+    Sent(usize),
+    /// The phase has changed: look again.
+    Decided,
+}
+
+/// A connection that uses SMC or may come to.
+///
+/// `fd` in the methods is the program's descriptor, one end of the readiness pair.
+#[derive(Debug)]
+pub struct Connection {
+    phase: AtomicU32,
+    smc: OnceLock<Smc>,
+    /// The TCP socket, -1 once the program's descriptor is the TCP socket again.
+    tcp: AtomicI32,
+    slot: Slot,
+    pending: Mutex<Option<Pending>>,
+    /// The number the helper thread knows it by.
+    helper_id: AtomicU64,
+    /// `O_NONBLOCK` and `SO_OOBINLINE` as far as we saw them set, for the time of the switch.
+    nonblocking: AtomicBool,
+    oob_inline: AtomicBool,
+}
+
+impl Connection {
+    pub(super) fn pending(tcp: OwnedFd, slot: Slot) -> Self {
+        Self {
+            phase: AtomicU32::new(Phase::Pending as u32),
+            smc: OnceLock::new(),
+            tcp: AtomicI32::new(tcp.into_raw_fd()),
+            slot,
+            pending: Mutex::new(None),
+            helper_id: AtomicU64::new(0),
+            nonblocking: AtomicBool::new(false),
+            oob_inline: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn established(tcp: OwnedFd, slot: Slot, smc: Smc) -> Self {
+        let connection = Self {
+            phase: AtomicU32::new(Phase::Smc as u32),
+            smc: OnceLock::from(smc),
+            tcp: AtomicI32::new(tcp.into_raw_fd()),
+            slot,
+            pending: Mutex::new(None),
+            helper_id: AtomicU64::new(0),
+            nonblocking: AtomicBool::new(false),
+            oob_inline: AtomicBool::new(false),
+        };
+        connection.count_smc();
+        connection
+    }
+
+    /// Starts the pending phase.
+    pub fn begin(&self, pending: Pending) {
+        *self.pending.lock() = Some(pending);
+    }
+
+    /// What carries the stream now.
+    #[inline]
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Pending,
+            1 => Phase::Committing,
+            2 => Phase::Smc,
+            _ => Phase::Tcp,
+        }
+    }
+
+    /// The stream over SMC, in that phase.
+    #[inline]
+    pub fn smc(&self) -> Option<&Smc> {
+        if self.phase.load(Ordering::Acquire) == Phase::Smc as u32 {
+            self.smc.get()
+        } else {
+            None
+        }
+    }
+
+    /// The TCP socket behind the connection: addresses, options, and the bytes while it is
+    /// [`Phase::Pending`]. `None` once the program's own descriptor is the TCP socket.
+    pub fn tcp(&self) -> Option<BorrowedFd<'_>> {
+        let fd = self.tcp.load(Ordering::Acquire);
+        // SAFETY: open until `close_tcp`, which only runs when the phase has become TCP (and
+        // callers asked before that hold the pending lock) or on drop.
+        (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) })
+    }
+
+    /// Its line in the statistics.
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// Notes in the statistics how far the stream is.
+    #[inline]
+    pub fn note_bytes(&self, smc: &Smc) {
+        let (sent, received) = smc.bytes();
+        self.slot.set_tx(sent);
+        self.slot.set_rx(received);
+    }
+
+    fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u32, Ordering::Release);
+        sys::futex_wake(&self.phase, i32::MAX);
+    }
+
+    /// Sleeps while the phase is [`Phase::Committing`]; the handshake's own deadlines bound it.
+    pub fn wait_decided(&self) {
+        while self.phase.load(Ordering::Acquire) == Phase::Committing as u32 {
+            sys::futex_wait(&self.phase, Phase::Committing as u32, 1000);
+        }
+    }
+
+    /// Sends before the handshake: over TCP, counted.
+    ///
+    /// # Errors
+    /// As send(2) on the TCP socket; `EAGAIN` also when the program sent all it may.
+    pub fn send_early(
+        &self,
+        fd: BorrowedFd<'_>,
+        source: &mut impl Source,
+        flags: i32,
+        nonblocking: bool,
+        engine: &'static Engine,
+    ) -> Result<Early, Errno> {
+        if flags & libc::MSG_OOB != 0 {
+            self.withdraw(Reason::Unsupported);
+            return Ok(Early::Decided);
+        }
+        let began = Instant::now();
+        let mut sent = 0;
+        loop {
+            match self.send_early_some(source)? {
+                Some(n) => sent += n,
+                None => {
+                    return Ok(if sent > 0 {
+                        Early::Sent(sent)
+                    } else {
+                        Early::Decided
+                    });
+                }
+            }
+            if source.left() == 0 {
+                return Ok(Early::Sent(sent));
+            }
+            // Held back: the peer may be about to accept.
+            if nonblocking {
+                engine.helper_deadline(self, EARLY_WAIT);
+                crate::conn::bell::fill(fd);
+                return if sent > 0 {
+                    Ok(Early::Sent(sent))
+                } else {
+                    Err(Errno::AGAIN)
+                };
+            }
+            let left = EARLY_WAIT.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                self.withdraw(Reason::EarlyData);
+            } else {
+                sys::futex_wait(
+                    &self.phase,
+                    Phase::Pending as u32,
+                    left.as_millis() as u32 + 1,
+                );
+            }
+        }
+    }
+
+    /// Sends what may go out now. `None`: the phase has changed.
+    fn send_early_some(&self, source: &mut impl Source) -> Result<Option<usize>, Errno> {
+        let mut guard = self.pending.lock();
+        let (Phase::Pending, Some(pending), Some(tcp)) = (self.phase(), guard.as_mut(), self.tcp())
+        else {
+            drop(guard);
+            self.wait_decided();
+            return Ok(None);
+        };
+        let mut sent = 0;
+        let mut piece = [0u8; 2048];
+        while source.left() > 0 && pending.early < EARLY_MAX {
+            let room = (EARLY_MAX - pending.early) as usize;
+            let len = source.left().min(room).min(piece.len());
+            // SAFETY: `piece` has room for `len`.
+            let taken = unsafe { source.take(piece.as_mut_ptr(), len) }?;
+            if taken == 0 {
+                break;
+            }
+            match sys::send(tcp, &piece[..taken], libc::MSG_DONTWAIT) {
+                Ok(n) => {
+                    source.back(taken - n);
+                    pending.early += n as u32;
+                    sent += n;
+                }
+                Err(errno) => {
+                    source.back(taken);
+                    if sent > 0 || errno == Errno::AGAIN {
+                        break;
+                    }
+                    return Err(errno);
+                }
+            }
+        }
+        Ok(Some(sent))
+    }
+
+    /// Gives up the handshake if it has not begun, and waits for its end if it has. Afterwards
+    /// the phase is SMC or TCP.
+    pub fn withdraw(&self, reason: Reason) {
+        self.wait_decided();
+        let mut guard = self.pending.lock();
+        if self.phase() == Phase::Pending {
+            self.to_tcp(&mut guard, reason);
+        }
+        drop(guard);
+        self.wait_decided();
+    }
+
+    /// The stream stays on TCP: the program's descriptor becomes the TCP socket again.
+    pub(super) fn to_tcp(&self, guard: &mut Option<Pending>, reason: Reason) {
+        let Some(pending) = guard.take() else { return };
+        log::debug!("{} -> {}: tcp, {reason}", pending.local, pending.peer);
+        let tcp = self.tcp();
+        if let Some(engine) = super::engine() {
+            engine.helper_forget(self, tcp);
+        }
+        if let Some(tcp) = tcp {
+            (pending.on_tcp)(tcp);
+        }
+        self.slot.set_mode(Mode::Tcp);
+        self.slot.set_state(State::Active);
+        self.slot.set_reason(Some(reason));
+        PUBLISHER.fallback(reason);
+        PUBLISHER.count(Counter::ConnectionsTcp);
+        self.set_phase(Phase::Tcp);
+        // Sleepers on the old descriptor wake up when `pending` goes, with its end of the pair.
+        drop(pending);
+        self.close_tcp();
+    }
+
+    /// The handshake began: from here on the TCP stream belongs to CLC.
+    pub(super) fn set_committing(&self) {
+        self.set_phase(Phase::Committing);
+    }
+
+    /// The handshake succeeded. `confirm` tells the peer, when everything is in place.
+    pub(super) fn set_smc(&self, smc: Smc, confirm: impl FnOnce()) {
+        let group = smc.group().id();
+        if self.smc.set(smc).is_err() {
+            log::error!("a connection moved to SMC twice");
+        }
+        self.slot.set_group(u64::from(group));
+        self.count_smc();
+        confirm();
+        self.set_phase(Phase::Smc);
+    }
+
+    /// Tells the connection that `O_NONBLOCK` was set or cleared.
+    pub fn set_nonblocking(&self, on: bool) {
+        self.nonblocking.store(on, Ordering::Relaxed);
+        if let Some(smc) = self.smc.get() {
+            smc.set_nonblocking(on);
+        }
+    }
+
+    /// Whether `O_NONBLOCK` is set, as far as we saw.
+    pub fn is_nonblocking(&self) -> bool {
+        self.nonblocking.load(Ordering::Relaxed)
+    }
+
+    /// Tells the connection about `SO_OOBINLINE`.
+    pub fn set_oob_inline(&self, on: bool) {
+        self.oob_inline.store(on, Ordering::Relaxed);
+        if let Some(smc) = self.smc.get() {
+            smc.set_oob_inline(on);
+        }
+    }
+
+    pub(super) fn is_oob_inline(&self) -> bool {
+        self.oob_inline.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn helper_id(&self) -> u64 {
+        self.helper_id.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_helper_id(&self, id: u64) {
+        self.helper_id.store(id, Ordering::Relaxed);
+    }
+
+    fn count_smc(&self) {
+        self.slot.set_mode(Mode::Shm);
+        self.slot.set_state(State::Active);
+        self.slot.set_reason(None);
+        PUBLISHER.count(Counter::ConnectionsShm);
+        PUBLISHER.count(Counter::HandshakesDone);
+    }
+
+    pub(super) fn lock_pending(&self) -> parking_lot::MutexGuard<'_, Option<Pending>> {
+        self.pending.lock()
+    }
+
+    /// A child process has this connection, too.
+    pub fn inherited(&self) {
+        if let Some(smc) = self.smc() {
+            smc.inherited();
+        }
+    }
+
+    /// The fork failed that [`Self::inherited`] was called for.
+    pub fn not_inherited(&self) {
+        if let Some(smc) = self.smc() {
+            smc.not_inherited();
+        }
+    }
+
+    /// The last descriptor of this process for the connection is about to be closed. `abort`: by
+    /// a reset. To be called before the descriptor itself is closed.
+    pub fn close(&self, abort: bool) {
+        self.withdraw(Reason::Ended);
+        if let Some(smc) = self.smc() {
+            self.note_bytes(smc);
+            smc.close(abort);
+        }
+        self.slot.remove();
+        if let Some(engine) = super::engine() {
+            engine.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn close_tcp(&self) {
+        let fd: RawFd = self.tcp.swap(-1, Ordering::AcqRel);
+        if fd >= 0 {
+            // SAFETY: ours alone, and nobody finds it here any more.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.close_tcp();
+    }
+}
+
+impl AsRawFd for Connection {
+    /// The TCP socket, -1 if there is none.
+    fn as_raw_fd(&self) -> RawFd {
+        self.tcp.load(Ordering::Acquire)
+    }
+}

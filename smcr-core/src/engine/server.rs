@@ -1,0 +1,331 @@
+//! The server's side: what happens inside accept().
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use super::helper::{disconnect, transmit};
+use super::{Connection, Engine, PUBLISHER, addresses};
+use crate::conn::Smc;
+use crate::conn::bell;
+use crate::group::LinkGroup;
+use crate::handshake::shm::ShmGid;
+use crate::handshake::{Event, ServerHandshake};
+use crate::rendezvous::messages::{self, Message, RmbInfo};
+use crate::rendezvous::{names, syn};
+use crate::shm::Rx;
+use crate::stat::{ConnInfo, Counter, Mode, Role, State};
+use crate::{Reason, fds, sys};
+
+/// A connection that moved to SMC inside accept().
+#[derive(Debug)]
+pub struct Accepted {
+    /// The connection.
+    pub connection: Connection,
+    /// The end of the readiness pair that takes the place of the accepted TCP socket.
+    pub end: OwnedFd,
+}
+
+/// How long to look for the client's name, which it binds right after its connect().
+const CALL_WAIT: Duration = Duration::from_millis(20);
+
+/// How long the client's library may take to say yes. It has a thread for it, which may have to
+/// wait for a core.
+const COMMIT_WAIT: Duration = Duration::from_millis(200);
+
+/// Waiting awake for the client's library.
+const SPIN: Duration = Duration::from_micros(80);
+
+/// Why an accepted connection is not SMC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    /// It is plain TCP, untouched.
+    Tcp(Reason),
+    /// It is broken: the handshake failed in the middle. The program sees a reset connection.
+    Broken(Reason),
+}
+
+impl Engine {
+    /// The program accepted a TCP connection. If the client runs under the library, moves the
+    /// stream to SMC.
+    ///
+    /// # Errors
+    /// Why it stays TCP; `fd` is as it was then, or reset if the handshake broke off.
+    pub fn accepted(&'static self, fd: BorrowedFd<'_>) -> Result<Accepted, Reason> {
+        let Some(syn) = syn::hinted(fd) else {
+            return Err(Reason::PeerNoSmc);
+        };
+        let (local, peer) = addresses(fd).map_err(|_| Reason::Ended)?;
+        self.allow(local.port(), peer.ip())?;
+        if !fds::reserve() {
+            return Err(Reason::Descriptors);
+        }
+        let (channel, uid) = call(local, peer)?;
+        if !self.trusts(uid) {
+            return Err(Reason::OtherUser);
+        }
+        let hello = Message::Hello {
+            tsval: syn.tsval,
+            gid: self.identity.gid.0,
+        };
+        messages::send(channel.as_fd(), &hello, &[]).map_err(|_| Reason::NoAnswer)?;
+        let (message, passed) = wait_commit(&channel)?;
+        let Message::Commit { early, gid, rmb } = message else {
+            return Err(Reason::ClcInvalid);
+        };
+        let mut passed = passed.into_iter();
+        let (Some(end), Some(memory)) = (passed.next(), passed.next()) else {
+            return Err(Reason::ClcInvalid);
+        };
+        // From here on the client's library speaks CLC.
+        PUBLISHER.count(Counter::HandshakesStarted);
+        bell::empty(end.as_fd());
+        let client = Client {
+            early: early as usize,
+            gid: ShmGid(gid),
+            rmb,
+            memory,
+        };
+        let smc = match self.shake_hands(fd, &channel, client) {
+            Ok(smc) => smc,
+            Err(Refusal::Tcp(reason)) => return Err(reason),
+            Err(Refusal::Broken(reason)) => {
+                disconnect(fd);
+                return Err(reason);
+            }
+        };
+        let tcp = fds::duplicate(fd).map_err(|_| {
+            disconnect(fd);
+            Reason::Descriptors
+        })?;
+        let slot = PUBLISHER.add(&ConnInfo {
+            state: State::Active,
+            mode: Mode::Shm,
+            role: Role::Server,
+            reason: None,
+            local: Some(local),
+            peer: Some(peer),
+            group: u64::from(smc.group().id()),
+        });
+        log::debug!("{local} <- {peer}: shm");
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        Ok(Accepted {
+            connection: Connection::established(tcp, slot, smc),
+            end,
+        })
+    }
+
+    /// The CLC handshake on the TCP stream.
+    fn shake_hands(
+        &'static self,
+        tcp: BorrowedFd<'_>,
+        channel: &OwnedFd,
+        client: Client,
+    ) -> Result<Smc, Refusal> {
+        let broken = |reason| Refusal::Broken(reason);
+        let (group, _) = self.group(client.gid);
+        let rx = group.take_rmbe().map_err(|_| broken(Reason::Memory))?;
+        let result = self.shake_hands_with(tcp, channel, client, &group, &rx);
+        match result {
+            Ok((tx, early)) => {
+                let Some(local) = self.arena.take() else {
+                    group.release(&rx);
+                    return Err(broken(Reason::Memory));
+                };
+                let _ = early;
+                Ok(Smc::new(tx, rx, local, group, 0))
+            }
+            Err(refusal) => {
+                group.release(&rx);
+                Err(refusal)
+            }
+        }
+    }
+
+    fn shake_hands_with(
+        &'static self,
+        tcp: BorrowedFd<'_>,
+        channel: &OwnedFd,
+        client: Client,
+        group: &LinkGroup,
+        rx: &Rx,
+    ) -> Result<(crate::shm::Tx, usize), Refusal> {
+        let early = client.early;
+        // With bytes of the program taken out of the stream there is no way back to TCP.
+        let refuse = move |reason| {
+            if early == 0 {
+                Refusal::Tcp(reason)
+            } else {
+                Refusal::Broken(reason)
+            }
+        };
+        if early > rx.size() {
+            return Err(Refusal::Broken(Reason::ClcInvalid));
+        }
+        let timeouts = self.timeouts();
+        take_early(tcp, rx, early, Instant::now() + timeouts.proposal)?;
+        let mut handshake =
+            ServerHandshake::new(self.identity, self.eids.clone(), timeouts, Instant::now());
+        let mut memory = Some(client.memory);
+        let mut bytes = [0u8; 4096];
+        loop {
+            let event = loop {
+                if let Some(event) = handshake.poll_event() {
+                    break event;
+                }
+                let needed = handshake.needed().min(bytes.len());
+                let fed = match receive(tcp, &mut bytes[..needed], handshake.poll_timeout()) {
+                    Ok(0) => handshake.handle_end(),
+                    Ok(n) => handshake
+                        .handle_bytes(&bytes[..n], Instant::now())
+                        .map(drop),
+                    Err(Errno::TIMEDOUT) => handshake.handle_timeout(Instant::now()),
+                    Err(_) => handshake.handle_end(),
+                };
+                fed.map_err(|error| {
+                    log::debug!("handshake: {error}");
+                    Refusal::Broken(error.reason())
+                })?;
+            };
+            match event {
+                Event::Proposed { gid, .. } => {
+                    let own = self.describe(rx).map_err(Refusal::Broken)?;
+                    let (rmb, _) = rx.rmbe();
+                    let info = RmbInfo {
+                        token: rmb.token(),
+                        geometry: rmb.geometry(),
+                    };
+                    let sent = messages::send(
+                        channel.as_fd(),
+                        &Message::Memory { rmb: info },
+                        &[rmb.fd()],
+                    );
+                    let first_contact = group.connections() <= 1;
+                    let answered = if gid != client.gid || sent.is_err() {
+                        handshake.decline(Reason::ClcInvalid)
+                    } else {
+                        handshake.accept(own, first_contact, Instant::now())
+                    };
+                    answered.map_err(|_| Refusal::Broken(Reason::Internal))?;
+                    transmit(tcp, handshake.poll_transmit());
+                }
+                Event::Confirmed { peer } => {
+                    let rmb = client.rmb;
+                    if peer.token.0 != rmb.token
+                        || peer.size.bytes() != rmb.geometry.rmbe_size as usize
+                    {
+                        return Err(Refusal::Broken(Reason::BadMemory));
+                    }
+                    let index = peer.index.get();
+                    return group
+                        .peer_rmbe(rmb.token, rmb.geometry, index, memory.take())
+                        .map(|tx| (tx, early))
+                        .map_err(|error| {
+                            log::debug!("memory of the client refused: {error:?}");
+                            Refusal::Broken(Reason::BadMemory)
+                        });
+                }
+                Event::Declined { code, .. } => {
+                    log::debug!("the client declined: {code:?}");
+                    return Err(refuse(Reason::PeerDeclined));
+                }
+                Event::Refused { reason } => {
+                    transmit(tcp, handshake.poll_transmit());
+                    return Err(refuse(reason));
+                }
+                event => log::error!("unexpected in a server's handshake: {event:?}"),
+            }
+        }
+    }
+}
+
+/// What the client's library committed to.
+struct Client {
+    /// Bytes of the program that come before the Proposal.
+    early: usize,
+    gid: ShmGid,
+    rmb: RmbInfo,
+    memory: OwnedFd,
+}
+
+/// Calls the client's library; it binds its name right after its connect() returned.
+fn call(local: std::net::SocketAddr, peer: std::net::SocketAddr) -> Result<(OwnedFd, u32), Reason> {
+    let until = Instant::now() + CALL_WAIT;
+    loop {
+        match names::call(local, peer) {
+            Ok(called) => return Ok(called),
+            Err(_) if Instant::now() < until => {
+                rustix::thread::sched_yield();
+            }
+            Err(Errno::CONNREFUSED) => return Err(Reason::NoAnswer),
+            Err(_) => return Err(Reason::Internal),
+        }
+    }
+}
+
+fn wait_commit(channel: &OwnedFd) -> Result<(Message, Vec<OwnedFd>), Reason> {
+    let until = Instant::now() + COMMIT_WAIT;
+    loop {
+        match messages::recv(channel.as_fd()) {
+            Ok(got) => return Ok(got),
+            Err(Errno::AGAIN) if wait(channel.as_fd(), Some(until)) => {}
+            Err(Errno::AGAIN) => return messages::give_up(channel).ok_or(Reason::NoAnswer),
+            Err(_) => return Err(Reason::NoAnswer),
+        }
+    }
+}
+
+/// Moves the bytes that the client's program sent over TCP into the ring, as if they had come
+/// over SMC.
+fn take_early(tcp: BorrowedFd<'_>, rx: &Rx, early: usize, until: Instant) -> Result<(), Refusal> {
+    let mut taken = 0;
+    let mut piece = [0u8; 4096];
+    while taken < early {
+        let len = (early - taken).min(piece.len());
+        match receive(tcp, &mut piece[..len], Some(until)) {
+            Ok(n) if n > 0 => {
+                rx.preload(taken, &piece[..n]);
+                taken += n;
+            }
+            _ => return Err(Refusal::Broken(Reason::Ended)),
+        }
+    }
+    Ok(())
+}
+
+/// Receives what there is, waiting until `until`.
+fn receive(tcp: BorrowedFd<'_>, buf: &mut [u8], until: Option<Instant>) -> Result<usize, Errno> {
+    loop {
+        match sys::recv(tcp, buf, libc::MSG_DONTWAIT) {
+            Err(Errno::AGAIN) if wait(tcp, until) => {}
+            Err(Errno::AGAIN) => return Err(Errno::TIMEDOUT),
+            result => return result,
+        }
+    }
+}
+
+/// Waits until `fd` is readable, awake for a moment, then asleep. False when the time is over.
+fn wait(fd: BorrowedFd<'_>, until: Option<Instant>) -> bool {
+    let began = Instant::now();
+    while began.elapsed() < SPIN {
+        if sys::poll_one(fd, libc::POLLIN, Some(0)).is_ok_and(|ready| ready != 0) {
+            return true;
+        }
+        std::hint::spin_loop();
+    }
+    loop {
+        let left = until.map(|at| at.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return false;
+        }
+        let ms = left.map(|left| left.as_millis().min(60_000) as i32 + 1);
+        match sys::poll_one(fd, libc::POLLIN, ms) {
+            Ok(0) => return false,
+            Ok(_) => return true,
+            // A signal of the program: its handler ran; accept() itself goes on.
+            Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Where the things under test are.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Result, bail};
+
+/// The root of the workspace.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the package lies one level below the workspace root")
+        .to_path_buf()
+}
+
+/// Cargo's target directory.
+pub fn target() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(directory) => workspace().join(directory),
+        None => workspace().join("target"),
+    }
+}
+
+/// The library that is preloaded.
+pub fn library() -> PathBuf {
+    target().join("release/libsmcr.so")
+}
+
+/// The statistics tool.
+pub fn stat_tool() -> PathBuf {
+    target().join("release/smcr-stat")
+}
+
+/// The load program of this package.
+pub fn load_tool() -> PathBuf {
+    target().join("release/smcr-load")
+}
+
+/// A small program that the tests bring along.
+pub fn app(name: &str) -> PathBuf {
+    workspace().join("tests/apps").join(name)
+}
+
+/// Python. The distribution's own is preferred: version managers put shell scripts in its place,
+/// which would run under the library too.
+pub fn python() -> PathBuf {
+    let distribution = PathBuf::from("/usr/bin/python3");
+    if distribution.exists() {
+        distribution
+    } else {
+        PathBuf::from("python3")
+    }
+}
+
+/// Set by whoever has built the release programs already.
+pub const PREBUILT: &str = "SMCR_PREBUILT";
+
+/// The packages that scenarios need in release form.
+pub const PACKAGES: [&str; 3] = ["smcr-preload", "smcr-stat", "smcr-tests"];
+
+/// Builds the library and the tools once per process, so that a test never runs against a stale
+/// library. Does nothing where [`PREBUILT`] is set.
+pub fn ensure_built() -> Result<()> {
+    static BUILT: OnceLock<bool> = OnceLock::new();
+    let built = *BUILT.get_or_init(|| {
+        if std::env::var_os(PREBUILT).is_some() {
+            return true;
+        }
+        let mut cargo = Command::new("cargo");
+        cargo.args(["build", "--quiet", "--release", "--bins", "--lib"]);
+        for package in PACKAGES {
+            cargo.args(["--package", package]);
+        }
+        cargo.current_dir(workspace());
+        cargo.status().is_ok_and(|status| status.success())
+    });
+    if !built {
+        bail!("`cargo build --release` failed: the library is not there to be tested");
+    }
+    for file in [library(), stat_tool(), load_tool()] {
+        if !file.exists() {
+            bail!("{} is missing: run `cargo build --release`", file.display());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! The programs that scenarios run, installed where they are missing.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use smcr_tests::scenario::process;
+
+use crate::ui;
+
+/// A program or file, and the Debian package that has it.
+const NEEDED: [(&str, &str); 13] = [
+    ("iperf3", "iperf3"),
+    ("redis-server", "redis-server"),
+    ("redis-benchmark", "redis-tools"),
+    ("redis-cli", "redis-tools"),
+    ("nginx", "nginx"),
+    ("wrk", "wrk"),
+    ("memcached", "memcached"),
+    ("memcslap", "libmemcached-tools"),
+    ("sockperf", "sockperf"),
+    ("curl", "curl"),
+    ("python3", "python3"),
+    ("gcc", "gcc"),
+    ("/usr/include/stdio.h", "libc6-dev"),
+];
+
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+const POLICY_TEXT: &str =
+    "#!/bin/sh\n# Made by `cargo xtask deps` while it installs; may be removed.\nexit 101\n";
+
+/// Installs what is missing.
+pub(crate) fn install() -> Result<()> {
+    let mut packages = missing();
+    if packages.is_empty() {
+        println!("all programs are installed");
+        return Ok(());
+    }
+    packages.dedup();
+    let list = packages.join(" ");
+    println!("missing packages: {list}");
+    let by_hand = format!(
+        "install them by hand: apt-get install {list}\n\
+         (their services need not run: scenarios start servers of their own, on other ports)"
+    );
+    ensure!(
+        process::find(OsStr::new("apt-get")).is_some(),
+        "there is no apt-get here; install what Debian calls: {list}"
+    );
+    // SAFETY: plain system call without arguments.
+    ensure!(unsafe { libc::geteuid() } == 0, "not root: {by_hand}");
+
+    let start = Instant::now();
+    let _no_services = NoServices::begin()?;
+    // Without package lists nothing can be found; with old ones it may still work.
+    if !apt_get(&["update", "-q"])? {
+        println!("apt-get update failed; trying with the package lists that are here");
+    }
+    let mut arguments = vec![
+        "install",
+        "-q",
+        "-o=Dpkg::Use-Pty=0",
+        "--yes",
+        "--no-install-recommends",
+    ];
+    arguments.extend(&packages);
+    ensure!(apt_get(&arguments)?, "apt-get install failed; {by_hand}");
+    let still = missing();
+    if !still.is_empty() {
+        bail!("installed, but still missing: {}", still.join(" "));
+    }
+    println!("installed in {}", ui::seconds(start.elapsed()));
+    Ok(())
+}
+
+/// The packages of what is missing, in order.
+fn missing() -> Vec<&'static str> {
+    let is_missing = |name: &str| process::find(OsStr::new(name)).is_none();
+    NEEDED
+        .iter()
+        .filter(|(name, _)| is_missing(name))
+        .map(|(_, package)| *package)
+        .collect()
+}
+
+fn apt_get(arguments: &[&str]) -> Result<bool> {
+    println!("apt-get {}", arguments.join(" "));
+    let status = Command::new("apt-get")
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .status()
+        .context("cannot run apt-get")?;
+    Ok(status.success())
+}
+
+/// While it lives, installing a daemon does not start its service. (Debian's own way: package
+/// scripts ask policy-rc.d.) A policy that the machine has already is left alone.
+struct NoServices {
+    ours: bool,
+}
+
+impl NoServices {
+    fn begin() -> Result<Self> {
+        use std::os::unix::fs::PermissionsExt;
+        let policy = Path::new(POLICY);
+        let left_over = std::fs::read_to_string(policy).is_ok_and(|text| text == POLICY_TEXT);
+        if policy.exists() && !left_over {
+            return Ok(Self { ours: false });
+        }
+        std::fs::write(policy, POLICY_TEXT).with_context(|| POLICY.to_owned())?;
+        std::fs::set_permissions(policy, std::fs::Permissions::from_mode(0o755))?;
+        Ok(Self { ours: true })
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.ours {
+            let _ = std::fs::remove_file(POLICY);
+        }
+    }
+}
