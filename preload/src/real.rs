@@ -37,7 +37,7 @@ impl Drop for KeepErrno {
     }
 }
 
-fn check(ret: c_long) -> Result<c_long, Errno> {
+pub(crate) fn check(ret: c_long) -> Result<c_long, Errno> {
     if ret < 0 { Err(errno()) } else { Ok(ret) }
 }
 
