@@ -38,7 +38,7 @@ impl Drop for KeepErrno {
     }
 }
 
-fn check(ret: Result<usize, syscalls::Errno>) -> Result<usize, Errno> {
+pub(crate) fn check(ret: Result<usize, syscalls::Errno>) -> Result<usize, Errno> {
     ret.map_err(|errno| Errno::from_raw_os_error(errno.into_raw()))
 }
 
@@ -67,7 +67,7 @@ pub(crate) fn epoll_pwait2(
             SIGSET_SIZE
         )
     });
-    let count = match count {
+    match count {
         Err(Errno::NOSYS) => {
             let ms = timeout.map_or(-1, |t| {
                 (t.tv_sec * 1000 + (t.tv_nsec + 999_999) / 1_000_000).min(i64::from(i32::MAX))
@@ -86,8 +86,7 @@ pub(crate) fn epoll_pwait2(
             })
         }
         count => count,
-    };
-    count
+    }
 }
 
 pub(crate) fn ppoll(
