@@ -7,8 +7,8 @@ use std::sync::Arc;
 use libc::{c_int, sockaddr};
 use rustix::io::Errno;
 use smcr_core::Reason;
-use smcr_core::engine::{Connection, Engine, PUBLISHER, engine};
-use smcr_core::stat::{ConnInfo, Counter, Mode, Role, State};
+use smcr_core::engine::{Connection, Engine, engine};
+use smcr_core::stat::Role;
 use smcr_core::sys;
 
 use crate::plain::Plain;
@@ -188,19 +188,13 @@ pub(crate) fn connect_again(
 
 /// Lists a connection that is on TCP, with the reason.
 fn note_tcp(fd: RawFd, role: Role, reason: Reason) {
-    PUBLISHER.fallback(reason);
-    PUBLISHER.count(Counter::ConnectionsTcp);
-    let Some(plain) = plain(fd) else { return };
     let addresses = smcr_core::engine::addresses(borrow(fd)).ok();
-    plain.set_slot(PUBLISHER.add(&ConnInfo {
-        state: State::Active,
-        mode: Mode::Tcp,
-        role,
-        reason: Some(reason),
-        local: addresses.map(|(local, _)| local),
-        peer: addresses.map(|(_, peer)| peer),
-        group: 0,
-    }));
+    let (local, peer) = addresses.unzip();
+    let slot = smcr_core::engine::list_tcp(role, reason, local, peer);
+    match plain(fd) {
+        Some(plain) => plain.set_slot(slot),
+        None => slot.remove(),
+    }
 }
 
 /// Puts an end of a readiness pair in the place of the TCP socket `fd`.
@@ -306,15 +300,7 @@ fn announce(engine: &Engine, fd: RawFd, plain: &Plain) {
         return;
     };
     if !plain.is_listening() {
-        plain.set_slot(PUBLISHER.add(&ConnInfo {
-            state: State::Listen,
-            mode: Mode::Tcp,
-            role: Role::Server,
-            reason: None,
-            local: Some(local),
-            peer: None,
-            group: 0,
-        }));
+        plain.set_slot(smcr_core::engine::list_listener(local));
     }
     plain.set_listening(engine.announce(local.port()));
 }

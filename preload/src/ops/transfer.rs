@@ -186,14 +186,13 @@ fn to_pipe(
 ) -> Outcome<usize> {
     // The write happens under the stream's lock and must not wait: an empty pipe takes all it
     // holds, one with room somewhere takes at least PIPE_BUF.
-    let room = loop {
-        if pipe_fill(pipe) == 0 {
-            break real::fcntl(pipe, libc::F_GETPIPE_SZ, 0).map_or(libc::PIPE_BUF, |n| n as usize);
-        }
+    let room = if pipe_fill(pipe) == 0 {
+        real::fcntl(pipe, libc::F_GETPIPE_SZ, 0).map_or(libc::PIPE_BUF, |n| n as usize)
+    } else {
         let wait = if dontwait { Some(0) } else { None };
         match sys::poll_one(borrow(pipe), libc::POLLOUT, wait) {
             Ok(0) => return Outcome::Failed(Errno::AGAIN),
-            Ok(_) => break libc::PIPE_BUF,
+            Ok(_) => libc::PIPE_BUF,
             Err(errno) => return Outcome::Failed(errno),
         }
     };

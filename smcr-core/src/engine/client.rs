@@ -55,6 +55,13 @@ pub struct Pending {
     pub(super) buffer: Option<(Arc<crate::group::LinkGroup>, Rx)>,
 }
 
+impl Pending {
+    /// The address of this end.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+}
+
 impl std::fmt::Debug for Pending {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(

@@ -67,6 +67,8 @@ pub struct Connection {
     /// `O_NONBLOCK` and `SO_OOBINLINE` as far as we saw them set, for the time of the switch.
     nonblocking: AtomicBool,
     oob_inline: AtomicBool,
+    /// Why it is on TCP: a [`Reason`]'s discriminant, -1 for none.
+    reason: AtomicI32,
 }
 
 // SAFETY: `slot` is the only field that is not Sync by itself; see `relist`.
@@ -84,6 +86,7 @@ impl Connection {
             helper_id: AtomicU64::new(0),
             nonblocking: AtomicBool::new(false),
             oob_inline: AtomicBool::new(false),
+            reason: AtomicI32::new(-1),
         }
     }
 
@@ -98,6 +101,7 @@ impl Connection {
             helper_id: AtomicU64::new(0),
             nonblocking: AtomicBool::new(false),
             oob_inline: AtomicBool::new(false),
+            reason: AtomicI32::new(-1),
         };
         connection.count_smc();
         connection
@@ -190,6 +194,33 @@ impl Connection {
         while self.phase.load(Ordering::Acquire) == Phase::Committing as u32 {
             sys::futex_wait(&self.phase, Phase::Committing as u32, 1000);
         }
+    }
+
+    /// Waits until the handshake is decided, or the peer has not called within `at_most`.
+    pub fn wait_for_peer(&self, at_most: Duration) {
+        let began = Instant::now();
+        while self.phase() == Phase::Pending {
+            let left = at_most.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                return;
+            }
+            let ms = left.as_millis() as u32 + 1;
+            sys::futex_wait(&self.phase, Phase::Pending as u32, ms);
+        }
+        self.wait_decided();
+    }
+
+    /// Why the connection is on TCP, once it is.
+    pub fn fallback_reason(&self) -> Option<Reason> {
+        let index = self.reason.load(Ordering::Relaxed);
+        u8::try_from(index).ok().and_then(Reason::from_index)
+    }
+
+    /// Another descriptor of the TCP socket; `None` once the program's own descriptor is it.
+    pub fn duplicate_tcp(&self) -> Option<OwnedFd> {
+        // The lock: the socket may be closed at the end of a pending handshake.
+        let _guard = self.pending.lock();
+        crate::fds::duplicate(self.tcp()?).ok()
     }
 
     /// Sends before the handshake: over TCP, counted.
@@ -310,6 +341,7 @@ impl Connection {
         self.slot().set_mode(Mode::Tcp);
         self.slot().set_state(State::Active);
         self.slot().set_reason(Some(reason));
+        self.reason.store(reason as i32, Ordering::Relaxed);
         PUBLISHER.fallback(reason);
         PUBLISHER.count(Counter::ConnectionsTcp);
         self.set_phase(Phase::Tcp);
