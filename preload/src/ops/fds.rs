@@ -35,7 +35,7 @@ pub(crate) fn closing(fd: RawFd) {
     }
     match put(fd, Entry::None) {
         Entry::Stream(stream) => stream_closing(fd, &stream),
-        Entry::Set(set) => set.clear(),
+        Entry::Set(set) => set.unnamed(),
         // The kernel forgets it in every epoll set; those that we know have to, too.
         Entry::Plain(_) => forget_in_sets(fd),
         Entry::None => {}
@@ -48,7 +48,7 @@ fn forget_in_sets(fd: RawFd) {
         table::sets(&guard)
     };
     for (_, set) in sets {
-        set.remove(fd);
+        set.remove(fd, true);
     }
 }
 
@@ -60,6 +60,7 @@ fn stream_closing(fd: RawFd, stream: &StreamRef) {
         fds.is_empty()
     };
     if last {
+        stream.watch.forget_looker();
         forget_in_sets(fd);
         let abort = options::wants_reset(&stream.connection);
         stream.connection.close(abort);
@@ -85,7 +86,10 @@ pub(crate) fn duplicated(old: RawFd, new: RawFd) {
             drop(before);
         }
         Entry::Plain(plain) => drop(put(new, Entry::Plain(plain))),
-        Entry::Set(set) => drop(put(new, Entry::Set(set))),
+        Entry::Set(set) => {
+            set.named();
+            drop(put(new, Entry::Set(set)));
+        }
     }
 }
 

@@ -76,7 +76,7 @@ pub(crate) fn recv(
             if flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE | libc::MSG_TRUNC) != 0 {
                 return recv_special(fd, stream, sink, flags);
             }
-            let arming = stream.watch.arming(connection.is_nonblocking());
+            let arming = stream.watch.arming(smc, connection.is_nonblocking());
             let received = smc.recv(borrow(fd), sink, flags, arming);
             connection.note_bytes(smc);
             if arming == Arming::Later

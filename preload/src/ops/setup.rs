@@ -215,7 +215,7 @@ fn install(fd: RawFd, stream: &StreamRef, end: BorrowedFd<'_>) -> Result<(), Err
     let old = put(fd, Entry::Stream(stream.clone()));
     for (epfd, set, member) in &sets {
         ctl(*epfd, libc::EPOLL_CTL_ADD, fd, member);
-        set.insert(fd, member.events, member.data, Some(stream.clone()));
+        set.insert(fd, member.events, member.data, Some(stream));
         watch::epoll::register(set, stream, fd, member.events, false);
     }
     drop(old);
@@ -252,7 +252,7 @@ fn back_to_tcp(stream: &StreamRef, tcp: BorrowedFd<'_>) {
     drop(old);
 }
 
-type Membership = (RawFd, Arc<Set>, watch::set::Member);
+type Membership = (RawFd, &'static Set, watch::set::Member);
 
 /// The epoll sets that watch a descriptor.
 fn sets_with(fd: RawFd) -> Vec<Membership> {

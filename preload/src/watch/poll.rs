@@ -11,7 +11,7 @@ use smcr_core::conn::{Smc, spin};
 use super::epoll::Wait;
 use crate::outcome::{Outcome, PassOn};
 use crate::stream::StreamRef;
-use crate::table::{self, Entry};
+use crate::table;
 
 /// The streams among the descriptors of one call, with their positions.
 type Streams = SmallVec<[(usize, StreamRef); 8]>;
@@ -30,7 +30,7 @@ pub(crate) fn poll(fds: &mut [pollfd], wait: &Wait) -> Outcome<usize> {
             } else {
                 pending = true;
             }
-        } else if let Entry::Set(set) = table::entry(entry.fd) {
+        } else if let Some(set) = table::set(entry.fd) {
             set.set_nested();
         }
     }
