@@ -216,19 +216,13 @@ hook! {
             if flags & libc::MSG_FASTOPEN != 0 {
                 crate::ops::setup::fast_open(fd);
             }
-            // A connected stream socket ignores the address, but not a wrong one.
-            if !addr.is_null() && table::stream(fd).is_some() {
-                let wrong = if addr_len as usize > size_of::<libc::sockaddr_storage>() {
-                    Some(rustix::io::Errno::INVAL)
-                } else if addr_len > 0 && crate::ops::setup::copy_address(addr, addr_len).is_none() {
-                    Some(rustix::io::Errno::FAULT)
-                } else {
-                    None
-                };
-                if let Some(errno) = wrong {
-                    crate::real::set_errno(errno);
-                    return -1;
-                }
+            // A connected stream socket ignores the address, but not a wrong length.
+            if addr_len as usize > size_of::<libc::sockaddr_storage>()
+                && !addr.is_null()
+                && table::stream(fd).is_some()
+            {
+                crate::real::set_errno(rustix::io::Errno::INVAL);
+                return -1;
             }
             sending(fd, one(buf, len).as_ptr(), 1, flags, || {
                 real!(sendto)(fd, buf, len, flags, addr, addr_len)

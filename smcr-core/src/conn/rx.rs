@@ -51,6 +51,10 @@ impl Smc {
         if sink.left() == 0 {
             return self.recv_nothing(fd, flags);
         }
+        if flags & libc::MSG_DONTWAIT == 0 && self.is_quiet() && !self.is_nonblocking() {
+            // Nothing to take the lock for.
+            spin::spin(&self.local.spin_ns, || !self.is_quiet());
+        }
         loop {
             match self.recv_some(fd, sink, flags, peeked, arming) {
                 Ok(Received { bytes: 0, .. }) => {

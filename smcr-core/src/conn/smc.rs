@@ -273,7 +273,7 @@ impl Smc {
             Ok(_) => ready |= POLLIN | POLLRDNORM,
             Err(bad) => self.bad_cursor(bad),
         }
-        match self.tx.free(&self.local) {
+        match self.tx.free(&self.local, self.tx.size() / 4) {
             Ok(free) if free >= self.tx.size() / 4 => ready |= POLLOUT | POLLWRNORM,
             Ok(_) => {}
             Err(bad) => self.bad_cursor(bad),

@@ -65,7 +65,7 @@ impl Smc {
         self.check_sendable()?;
         let mut sent = 0;
         while source.left() > 0 {
-            let free = match self.tx.free(&self.local) {
+            let free = match self.tx.free(&self.local, source.left().min(PIECE)) {
                 Ok(free) => free,
                 Err(bad) => {
                     self.bad_cursor(bad);
@@ -162,7 +162,7 @@ impl Smc {
     /// Waits until there is space, awake or asleep.
     #[cold]
     fn wait_writable(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
-        let has_space = || self.tx.free(&self.local) != Ok(0) || self.see_flags_closed();
+        let has_space = || self.tx.free(&self.local, 1) != Ok(0) || self.see_flags_closed();
         if spin::spin(&self.local.spin_ns, has_space) {
             return Ok(());
         }

@@ -117,14 +117,25 @@ impl Tx {
         Ok(unread as usize)
     }
 
-    /// Bytes that fit now. Looks at the shared cursor only when the copy of it says "full":
-    /// the line it lies in belongs to the reader.
+    /// Bytes that fit for sure, at least `wanted` if there is room for that many. The reader's
+    /// cursor lies in a line that the reader writes: it is looked at only when what was seen of
+    /// it last is not enough.
     ///
     /// # Errors
     /// See [`Self::unread`].
     #[inline]
-    pub fn free(&self, local: &Local) -> Result<usize, BadCursor> {
-        Ok(self.size - self.unread(local)?)
+    pub fn free(&self, local: &Local, wanted: usize) -> Result<usize, BadCursor> {
+        let prod = local.prod.load(Ordering::Relaxed);
+        let seen = local.peer_cons.load(Ordering::Relaxed);
+        let free = self.size.saturating_sub(prod.wrapping_sub(seen) as usize);
+        if free >= wanted {
+            return Ok(free);
+        }
+        let unread = self.unread(local)?;
+        local
+            .peer_cons
+            .store(prod - unread as u64, Ordering::Relaxed);
+        Ok(self.size - unread)
     }
 
     /// Copies `len` bytes to the ring behind what is there, without publishing them: `fill` is
