@@ -6,12 +6,15 @@
 // The program calls these by C's rules and keeps their contracts; redhook's macro makes them.
 #![allow(unreachable_pub, missing_docs, non_upper_case_globals)]
 
-mod files;
-mod io;
+pub(crate) mod files;
+pub(crate) mod io;
 mod messages;
 mod process;
 mod sockets;
+mod stdio;
 mod transfer;
+#[cfg(target_arch = "x86_64")]
+mod variadic;
 mod watching;
 
 /// Finds libc's functions now, so that no hook has to do it in a signal handler.
@@ -21,6 +24,7 @@ pub(crate) fn resolve() {
     messages::resolve();
     process::resolve();
     sockets::resolve();
+    stdio::resolve();
     transfer::resolve();
     watching::resolve();
 }

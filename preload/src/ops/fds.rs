@@ -83,6 +83,7 @@ pub(crate) fn duplicated(old: RawFd, new: RawFd) {
             let before = table::put(new, Entry::Stream(stream.clone()), &guard);
             drop(guard);
             drop(before);
+            super::stdio::landed(new);
         }
         Entry::Plain(plain) => drop(put(new, Entry::Plain(plain))),
         Entry::Set(set) => drop(put(new, Entry::Set(set))),

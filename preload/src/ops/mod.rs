@@ -5,4 +5,5 @@ pub(crate) mod fork;
 pub(crate) mod io;
 pub(crate) mod options;
 pub(crate) mod setup;
+pub(crate) mod stdio;
 pub(crate) mod transfer;

@@ -49,9 +49,7 @@ pub(crate) fn plain(fd: RawFd) -> Option<Arc<Plain>> {
     match table::entry(fd) {
         Entry::Plain(plain) => Some(plain),
         Entry::None => {
-            let socket = borrow(fd);
-            let is = |name, value| sys::get_int(socket, libc::SOL_SOCKET, name) == Ok(value);
-            if !is(libc::SO_PROTOCOL, libc::IPPROTO_TCP) || !is(libc::SO_TYPE, libc::SOCK_STREAM) {
+            if !is_tcp(fd) {
                 return None;
             }
             let plain = Arc::new(Plain::new());
@@ -60,6 +58,14 @@ pub(crate) fn plain(fd: RawFd) -> Option<Arc<Plain>> {
         }
         _ => None,
     }
+}
+
+/// Whether the kernel says that a descriptor is a TCP socket.
+pub(crate) fn is_tcp(fd: RawFd) -> bool {
+    let _errno = real::KeepErrno::new();
+    let socket = borrow(fd);
+    let is = |name, value| sys::get_int(socket, libc::SOL_SOCKET, name) == Ok(value);
+    fd >= 0 && is(libc::SO_PROTOCOL, libc::IPPROTO_TCP) && is(libc::SO_TYPE, libc::SOCK_STREAM)
 }
 
 /// Reads an IP address as the program gave it.
@@ -174,6 +180,7 @@ fn install(fd: RawFd, stream: &StreamRef, end: BorrowedFd<'_>) -> Result<(), Err
         watch::epoll::register(set, stream, fd, member.events, false);
     }
     drop(old);
+    super::stdio::landed(fd);
     Ok(())
 }
 
