@@ -6,6 +6,7 @@
 // The program calls these by C's rules and keeps their contracts; redhook's macro makes them.
 #![allow(unreachable_pub, missing_docs, non_upper_case_globals)]
 
+mod exec;
 pub(crate) mod files;
 pub(crate) mod io;
 mod messages;
@@ -22,6 +23,7 @@ pub(crate) fn resolve() {
     io::resolve();
     files::resolve();
     messages::resolve();
+    exec::resolve_all();
     process::resolve();
     sockets::resolve();
     stdio::resolve();

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use libc::{c_int, sockaddr};
 use rustix::io::Errno;
@@ -166,6 +167,8 @@ fn install(fd: RawFd, stream: &StreamRef, end: BorrowedFd<'_>) -> Result<(), Err
         .connection
         .set_nonblocking(status & libc::O_NONBLOCK != 0);
     real::fcntl(end.as_raw_fd(), libc::F_SETFL, i64::from(status))?;
+    let inode = rustix::fs::fstat(end)?.st_ino;
+    stream.inode.store(inode, Ordering::Relaxed);
     super::options::copy_timeouts(borrow(fd), end);
     let sets = sets_with(fd);
     for (epfd, _, member) in &sets {

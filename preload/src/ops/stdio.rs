@@ -176,7 +176,11 @@ pub(crate) fn fdopen(fd: RawFd, mode: &std::ffi::CStr) -> Result<*mut FILE, Errn
         real::fcntl(fd, libc::F_SETFL, i64::from(status | libc::O_APPEND))?;
     }
     let file = open(fd, how);
-    if file.is_null() { Err(real::errno()) } else { Ok(file) }
+    if file.is_null() {
+        Err(real::errno())
+    } else {
+        Ok(file)
+    }
 }
 
 /// The number of a FILE that libc reads and writes itself, although it belongs to a socket of

@@ -35,8 +35,9 @@ impl Source for File {
 
     unsafe fn take(&mut self, to: *mut u8, len: usize) -> Result<usize, Errno> {
         // SAFETY: `to` is valid by this function's contract; the kernel writes it.
-        let got = real::check(unsafe { libc::syscall(libc::SYS_pread64, self.fd, to, len, self.at) })?
-            as usize;
+        let got =
+            real::check(unsafe { libc::syscall(libc::SYS_pread64, self.fd, to, len, self.at) })?
+                as usize;
         self.at += got as off_t;
         // Less than asked for is the end of the file: the call ends here.
         self.left = if got < len { 0 } else { self.left - got };
@@ -108,7 +109,11 @@ fn position(file: RawFd, at: off_t, whence: c_int) -> Result<off_t, Errno> {
     // SAFETY: takes integers.
     real::check(unsafe { libc::syscall(libc::SYS_lseek, file, at, whence) }).map_err(|errno| {
         // sendfile's word for what has no position.
-        if errno == Errno::SPIPE { Errno::INVAL } else { errno }
+        if errno == Errno::SPIPE {
+            Errno::INVAL
+        } else {
+            errno
+        }
     })
 }
 
@@ -169,13 +174,20 @@ impl Sink for ToPipe {
 
     unsafe fn put(&mut self, from: *const u8, len: usize) -> Result<usize, Errno> {
         // SAFETY: `from` is valid by this function's contract.
-        let put = real::check(unsafe { libc::syscall(libc::SYS_write, self.fd, from, len) })? as usize;
+        let put =
+            real::check(unsafe { libc::syscall(libc::SYS_write, self.fd, from, len) })? as usize;
         self.left -= put;
         Ok(put)
     }
 }
 
-fn to_pipe(fd: RawFd, stream: &StreamRef, pipe: RawFd, len: usize, dontwait: bool) -> Outcome<usize> {
+fn to_pipe(
+    fd: RawFd,
+    stream: &StreamRef,
+    pipe: RawFd,
+    len: usize,
+    dontwait: bool,
+) -> Outcome<usize> {
     // The write happens under the stream's lock and must not wait: an empty pipe takes all it
     // holds, one with room somewhere takes at least PIPE_BUF.
     let room = loop {

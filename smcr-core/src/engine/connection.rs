@@ -14,7 +14,7 @@ use super::{Engine, PUBLISHER};
 use crate::Reason;
 use crate::conn::Smc;
 use crate::conn::io::Source;
-use crate::stat::{Counter, Mode, Slot, State};
+use crate::stat::{Counter, Mode, Role, Slot, State};
 use crate::sys;
 
 /// What carries the stream.
@@ -58,6 +58,7 @@ pub struct Connection {
     /// The TCP socket, -1 once the program's descriptor is the TCP socket again.
     tcp: AtomicI32,
     slot: Slot,
+    role: Role,
     pending: Mutex<Option<Pending>>,
     /// The number the helper thread knows it by.
     helper_id: AtomicU64,
@@ -73,6 +74,7 @@ impl Connection {
             smc: OnceLock::new(),
             tcp: AtomicI32::new(tcp.into_raw_fd()),
             slot,
+            role: Role::Client,
             pending: Mutex::new(None),
             helper_id: AtomicU64::new(0),
             nonblocking: AtomicBool::new(false),
@@ -86,12 +88,25 @@ impl Connection {
             smc: OnceLock::from(smc),
             tcp: AtomicI32::new(tcp.into_raw_fd()),
             slot,
+            role: Role::Server,
             pending: Mutex::new(None),
             helper_id: AtomicU64::new(0),
             nonblocking: AtomicBool::new(false),
             oob_inline: AtomicBool::new(false),
         };
         connection.count_smc();
+        connection
+    }
+
+    /// A connection that came by exec. It was counted when it was made.
+    pub(super) fn adopted(tcp: OwnedFd, slot: Slot, role: Role, smc: Smc) -> Self {
+        let mut connection = Self::pending(tcp, slot);
+        connection.role = role;
+        let (nonblocking, oob_inline) = smc.modes();
+        connection.nonblocking.store(nonblocking, Ordering::Relaxed);
+        connection.oob_inline.store(oob_inline, Ordering::Relaxed);
+        let _ = connection.smc.set(smc);
+        connection.set_phase(Phase::Smc);
         connection
     }
 
@@ -133,6 +148,11 @@ impl Connection {
     /// Its line in the statistics.
     pub fn slot(&self) -> Slot {
         self.slot
+    }
+
+    /// Which end of the connection this is.
+    pub(super) fn role(&self) -> Role {
+        self.role
     }
 
     /// Notes in the statistics how far the stream is.
