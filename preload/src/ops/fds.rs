@@ -24,7 +24,7 @@ pub(crate) fn adopt_process() {
 
 /// Whether this is a vfork child (or a raw clone): it has our memory, but descriptors of its own,
 /// so the table is not to be touched.
-fn is_other_process() -> bool {
+pub(crate) fn is_other_process() -> bool {
     PROCESS.load(Ordering::Relaxed) != sys::getpid()
 }
 
@@ -84,6 +84,7 @@ pub(crate) fn duplicated(old: RawFd, new: RawFd) {
             let before = table::put(new, Entry::Stream(stream.clone()), &guard);
             drop(guard);
             drop(before);
+            super::stdio::landed(new);
         }
         Entry::Plain(plain) => drop(put(new, Entry::Plain(plain))),
         Entry::Set(set) => {
@@ -104,9 +105,9 @@ pub(crate) fn closing_range(first: u32, last: u32) {
 /// Calls `close` for the range, leaving out the library's own descriptors: the program does not
 /// know of them, and closes what it did not open to be sure that nothing is left.
 pub(crate) fn close_range(first: u32, last: u32, close: impl Fn(u32, u32) -> c_int) -> c_int {
-    // A vfork child is about to execute a program: there they may go.
+    // So in a vfork child, which may have to pass on connections; exec closes them.
     match smcr_core::fds::lowest_own().and_then(|fd| u32::try_from(fd).ok()) {
-        Some(own) if !is_other_process() && last >= own => {
+        Some(own) if last >= own => {
             if first < own {
                 close(first, own - 1)
             } else {

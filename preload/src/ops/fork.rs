@@ -61,7 +61,7 @@ pub(crate) fn failed() {
 }
 
 /// Each stream once. The caller holds the table's lock.
-fn all_streams() -> impl Iterator<Item = StreamRef> {
+pub(crate) fn all_streams() -> impl Iterator<Item = StreamRef> {
     table::known(0, RawFd::MAX).filter_map(|fd| {
         let stream = table::stream(fd)?;
         let first = stream.fds.lock().first().copied();

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use libc::{c_int, sockaddr};
 use rustix::io::Errno;
@@ -49,9 +50,7 @@ pub(crate) fn plain(fd: RawFd) -> Option<Arc<Plain>> {
     match table::entry(fd) {
         Entry::Plain(plain) => Some(plain),
         Entry::None => {
-            let socket = borrow(fd);
-            let is = |name, value| sys::get_int(socket, libc::SOL_SOCKET, name) == Ok(value);
-            if !is(libc::SO_PROTOCOL, libc::IPPROTO_TCP) || !is(libc::SO_TYPE, libc::SOCK_STREAM) {
+            if !is_tcp(fd) {
                 return None;
             }
             let plain = Arc::new(Plain::new());
@@ -60,6 +59,14 @@ pub(crate) fn plain(fd: RawFd) -> Option<Arc<Plain>> {
         }
         _ => None,
     }
+}
+
+/// Whether the kernel says that a descriptor is a TCP socket.
+pub(crate) fn is_tcp(fd: RawFd) -> bool {
+    let _errno = real::KeepErrno::new();
+    let socket = borrow(fd);
+    let is = |name, value| sys::get_int(socket, libc::SOL_SOCKET, name) == Ok(value);
+    fd >= 0 && is(libc::SO_PROTOCOL, libc::IPPROTO_TCP) && is(libc::SO_TYPE, libc::SOCK_STREAM)
 }
 
 /// A socket address, copied out of the program's memory.
@@ -205,6 +212,8 @@ fn install(fd: RawFd, stream: &StreamRef, end: BorrowedFd<'_>) -> Result<(), Err
         .connection
         .set_nonblocking(status & libc::O_NONBLOCK != 0);
     real::fcntl(end.as_raw_fd(), libc::F_SETFL, i64::from(status))?;
+    let inode = rustix::fs::fstat(end)?.st_ino;
+    stream.inode.store(inode, Ordering::Relaxed);
     super::options::copy_timeouts(borrow(fd), end);
     let sets = sets_with(fd);
     for (epfd, _, member) in &sets {
@@ -219,6 +228,7 @@ fn install(fd: RawFd, stream: &StreamRef, end: BorrowedFd<'_>) -> Result<(), Err
         watch::epoll::register(set, stream, fd, member.events, false);
     }
     drop(old);
+    super::stdio::landed(fd);
     Ok(())
 }
 

@@ -39,7 +39,7 @@ pub struct Smc {
     pub(super) local: LocalRef,
     pub(super) group: Arc<LinkGroup>,
     /// The process that made the connection; others got it by fork.
-    made_by: u32,
+    pub(super) made_by: u32,
     /// The peer wrote something impossible; told to the statistics by the owner.
     pub(super) bad_cursor: AtomicBool,
     /// Edge-triggered epoll watches this socket: every arrival has to be an edge.

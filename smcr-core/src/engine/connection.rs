@@ -15,7 +15,7 @@ use super::{Engine, PUBLISHER};
 use crate::Reason;
 use crate::conn::Smc;
 use crate::conn::io::Source;
-use crate::stat::{ConnInfo, Counter, Mode, Slot, State};
+use crate::stat::{ConnInfo, Counter, Mode, Role, Slot, State};
 use crate::sys;
 
 /// What carries the stream.
@@ -107,6 +107,17 @@ impl Connection {
         connection
     }
 
+    /// A connection that came by exec. It was counted when it was made.
+    pub(super) fn adopted(tcp: OwnedFd, info: ConnInfo, smc: Smc) -> Self {
+        let connection = Self::pending(tcp, info);
+        let (nonblocking, oob_inline) = smc.modes();
+        connection.nonblocking.store(nonblocking, Ordering::Relaxed);
+        connection.oob_inline.store(oob_inline, Ordering::Relaxed);
+        let _ = connection.smc.set(smc);
+        connection.set_phase(Phase::Smc);
+        connection
+    }
+
     /// Starts the pending phase.
     pub fn begin(&self, pending: Pending) {
         *self.pending.lock() = Some(pending);
@@ -173,6 +184,11 @@ impl Connection {
         if let Some(smc) = self.smc() {
             self.note_bytes(smc);
         }
+    }
+
+    /// Which end of the connection this is.
+    pub(super) fn role(&self) -> Role {
+        self.info.role
     }
 
     /// Notes in the statistics how far the stream is.

@@ -7,6 +7,7 @@
 
 mod client;
 mod connection;
+pub mod handover;
 mod helper;
 mod server;
 mod transfer;
