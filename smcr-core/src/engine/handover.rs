@@ -326,7 +326,7 @@ fn found() -> Option<Vec<Record>> {
     // SAFETY: as above; nobody else in this process knows of it if the words are ours.
     let memfd = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(number) });
     let len = rustix::fs::fstat(&*memfd).ok()?.st_size as usize;
-    if len < 16 || len > 16 + MOST * WORDS * 8 {
+    if !(16..=16 + MOST * WORDS * 8).contains(&len) {
         return None;
     }
     let mut bytes = vec![0u8; len];
