@@ -98,6 +98,12 @@ impl StreamRef {
     }
 }
 
+impl StreamRef {
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        std::ptr::eq(self.0, other.0)
+    }
+}
+
 impl Clone for StreamRef {
     fn clone(&self) -> Self {
         self.0.refs.fetch_add(1, Ordering::AcqRel);

@@ -35,7 +35,7 @@ pub(crate) fn closing(fd: RawFd) {
     }
     match put(fd, Entry::None) {
         Entry::Stream(stream) => stream_closing(fd, &stream),
-        Entry::Set(set) => set.clear(),
+        Entry::Set(set) => set.unnamed(),
         // The kernel forgets it in every epoll set; those that we know have to, too.
         Entry::Plain(_) => forget_in_sets(fd),
         Entry::None => {}
@@ -48,7 +48,7 @@ fn forget_in_sets(fd: RawFd) {
         table::sets(&guard)
     };
     for (_, set) in sets {
-        set.remove(fd);
+        set.remove(fd, true);
     }
 }
 
@@ -60,6 +60,7 @@ fn stream_closing(fd: RawFd, stream: &StreamRef) {
         fds.is_empty()
     };
     if last {
+        stream.watch.forget_looker();
         forget_in_sets(fd);
         let abort = options::wants_reset(&stream.connection);
         stream.connection.close(abort);
@@ -86,7 +87,10 @@ pub(crate) fn duplicated(old: RawFd, new: RawFd) {
             super::stdio::landed(new);
         }
         Entry::Plain(plain) => drop(put(new, Entry::Plain(plain))),
-        Entry::Set(set) => drop(put(new, Entry::Set(set))),
+        Entry::Set(set) => {
+            set.named();
+            drop(put(new, Entry::Set(set)));
+        }
     }
 }
 
@@ -125,6 +129,11 @@ pub(crate) fn status_changed(fd: RawFd, flags: c_int) {
         stream
             .connection
             .set_nonblocking(flags & libc::O_NONBLOCK != 0);
+        let signals = flags & libc::O_ASYNC != 0;
+        stream.watch.set_signals(signals);
+        if let (true, Some(smc)) = (signals, stream.connection.smc()) {
+            smc.arm();
+        }
     }
 }
 
@@ -145,6 +154,18 @@ pub(crate) unsafe fn ioctl(
         let on = unsafe { arg.cast::<c_int>().read_unaligned() } != 0;
         stream.connection.set_nonblocking(on);
         return Outcome::PassOn(PassOn::NotOurs);
+    }
+    if let Some(tcp) = options::tcp_of(fd)
+        && matches!(
+            request as libc::c_ulong,
+            libc::FIONREAD | libc::TIOCOUTQ | SIOCATMARK
+        )
+    {
+        // Checks the program's pointer.
+        // SAFETY: by this function's contract.
+        if let Err(errno) = unsafe { real::ioctl(tcp, request, arg) } {
+            return Outcome::Failed(errno);
+        }
     }
     let answer = match request as libc::c_ulong {
         libc::FIONREAD => match stream.connection.smc() {
@@ -180,6 +201,10 @@ pub(crate) fn shutdown(fd: RawFd, how: c_int) -> Outcome<c_int> {
     };
     // SAFETY: the program's own descriptor, in its call on it.
     let result = smc.shutdown(unsafe { BorrowedFd::borrow_raw(fd) }, how);
+    if let (Ok(()), Some(tcp)) = (result, stream.connection.tcp()) {
+        // For TCP_INFO and the like; the peer's library takes no notice.
+        let _ = sys::shutdown(tcp, how);
+    }
     result.map(|()| 0).into()
 }
 

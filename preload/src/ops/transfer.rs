@@ -7,6 +7,7 @@ use libc::{c_int, c_uint, off_t};
 use rustix::io::Errno;
 use smcr_core::conn::io::{Sink, Source};
 use smcr_core::sys;
+use syscalls::{Sysno, syscall};
 
 use super::io;
 use crate::outcome::{Outcome, PassOn};
@@ -35,9 +36,7 @@ impl Source for File {
 
     unsafe fn take(&mut self, to: *mut u8, len: usize) -> Result<usize, Errno> {
         // SAFETY: `to` is valid by this function's contract; the kernel writes it.
-        let got =
-            real::check(unsafe { libc::syscall(libc::SYS_pread64, self.fd, to, len, self.at) })?
-                as usize;
+        let got = real::check(unsafe { syscall!(Sysno::pread64, self.fd, to, len, self.at) })?;
         self.at += got as off_t;
         // Less than asked for is the end of the file: the call ends here.
         self.left = if got < len { 0 } else { self.left - got };
@@ -70,7 +69,7 @@ pub(crate) unsafe fn sendfile(
     // SAFETY: as passed by the program.
     let checked = real::check(unsafe {
         use std::os::fd::AsRawFd;
-        libc::syscall(libc::SYS_sendfile, tcp.as_raw_fd(), file, offset, 0)
+        syscall!(Sysno::sendfile, tcp.as_raw_fd(), file, offset, 0)
     });
     let at = checked.and_then(|_| {
         if offset.is_null() {
@@ -107,13 +106,11 @@ pub(crate) unsafe fn sendfile(
 
 fn position(file: RawFd, at: off_t, whence: c_int) -> Result<off_t, Errno> {
     // SAFETY: takes integers.
-    real::check(unsafe { libc::syscall(libc::SYS_lseek, file, at, whence) }).map_err(|errno| {
-        // sendfile's word for what has no position.
-        if errno == Errno::SPIPE {
-            Errno::INVAL
-        } else {
-            errno
-        }
+    let at = real::check(unsafe { syscall!(Sysno::lseek, file, at, whence) });
+    // sendfile's word for what has no position.
+    at.map(|at| at as off_t).map_err(|errno| match errno {
+        Errno::SPIPE => Errno::INVAL,
+        other => other,
     })
 }
 
@@ -174,8 +171,7 @@ impl Sink for ToPipe {
 
     unsafe fn put(&mut self, from: *const u8, len: usize) -> Result<usize, Errno> {
         // SAFETY: `from` is valid by this function's contract.
-        let put =
-            real::check(unsafe { libc::syscall(libc::SYS_write, self.fd, from, len) })? as usize;
+        let put = real::check(unsafe { syscall!(Sysno::write, self.fd, from, len) })?;
         self.left -= put;
         Ok(put)
     }
@@ -190,14 +186,13 @@ fn to_pipe(
 ) -> Outcome<usize> {
     // The write happens under the stream's lock and must not wait: an empty pipe takes all it
     // holds, one with room somewhere takes at least PIPE_BUF.
-    let room = loop {
-        if pipe_fill(pipe) == 0 {
-            break real::fcntl(pipe, libc::F_GETPIPE_SZ, 0).map_or(libc::PIPE_BUF, |n| n as usize);
-        }
+    let room = if pipe_fill(pipe) == 0 {
+        real::fcntl(pipe, libc::F_GETPIPE_SZ, 0).map_or(libc::PIPE_BUF, |n| n as usize)
+    } else {
         let wait = if dontwait { Some(0) } else { None };
         match sys::poll_one(borrow(pipe), libc::POLLOUT, wait) {
             Ok(0) => return Outcome::Failed(Errno::AGAIN),
-            Ok(_) => break libc::PIPE_BUF,
+            Ok(_) => libc::PIPE_BUF,
             Err(errno) => return Outcome::Failed(errno),
         }
     };
@@ -238,8 +233,7 @@ impl Source for FromPipe {
                 return Ok(0);
             }
             // SAFETY: as above.
-            let got =
-                real::check(unsafe { libc::syscall(libc::SYS_read, self.fd, to, len) })? as usize;
+            let got = real::check(unsafe { syscall!(Sysno::read, self.fd, to, len) })?;
             if got <= FROM_PIPE_BACK {
                 // SAFETY: the kernel wrote `got` bytes there.
                 self.last = unsafe { std::slice::from_raw_parts(to, got) }.to_vec();

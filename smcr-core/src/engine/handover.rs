@@ -460,7 +460,7 @@ impl Engine {
         } else {
             Role::Server
         };
-        let slot = PUBLISHER.add(&ConnInfo {
+        let info = ConnInfo {
             state: State::Active,
             mode: Mode::Shm,
             role,
@@ -468,13 +468,9 @@ impl Engine {
             local: ends.map(|(local, _)| local),
             peer: ends.map(|(_, peer)| peer),
             group: u64::from(smc.group().id()),
-        });
+        };
         self.connections.fetch_add(1, Ordering::Relaxed);
-        let connection = Connection::adopted(tcp, slot, role, smc);
-        if let Some(smc) = connection.smc() {
-            connection.note_bytes(smc);
-        }
-        connection
+        Connection::adopted(tcp, info, smc)
     }
 }
 

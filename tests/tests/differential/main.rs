@@ -24,6 +24,7 @@ mod build;
 mod compare;
 mod known;
 mod run;
+mod selfcheck;
 mod stat;
 
 use std::collections::HashMap;
@@ -162,7 +163,7 @@ impl Suite {
 }
 
 fn trials(suite: &Arc<Suite>, scenarios: &[Scenario], repeat: Option<u32>) -> Vec<Trial> {
-    let mut trials = Vec::new();
+    let mut trials = selfcheck::trials();
     for scenario in scenarios {
         if let Some(times) = repeat {
             for build in Build::ALL {
