@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use libc::{FILE, c_char, c_int, c_void, off64_t, size_t, ssize_t};
 use parking_lot::Mutex;
 use rustix::io::Errno;
+use syscalls::{Sysno, syscall};
 
 use crate::hooks::{files, io};
 use crate::{real, table};
@@ -110,17 +111,15 @@ unsafe fn write_all(fd: RawFd, buf: *const u8, len: usize) -> usize {
 unsafe extern "C" fn seek(cookie: *mut c_void, at: *mut off64_t, whence: c_int) -> c_int {
     // SAFETY: stdio's variable; lseek takes integers.
     unsafe {
-        match real::check(syscalls::syscall!(
-            syscalls::Sysno::lseek,
-            number(cookie),
-            *at,
-            whence
-        )) {
+        match real::check(syscall!(Sysno::lseek, number(cookie), *at, whence)) {
             Ok(now) => {
-                *at = now as i64;
+                *at = now as off64_t;
                 0
             }
-            Err(_) => -1,
+            Err(errno) => {
+                real::set_errno(errno);
+                -1
+            }
         }
     }
 }

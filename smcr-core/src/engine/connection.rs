@@ -113,6 +113,7 @@ impl Connection {
         let (nonblocking, oob_inline) = smc.modes();
         connection.nonblocking.store(nonblocking, Ordering::Relaxed);
         connection.oob_inline.store(oob_inline, Ordering::Relaxed);
+        connection.note_bytes(&smc);
         let _ = connection.smc.set(smc);
         connection.set_phase(Phase::Smc);
         connection

@@ -470,11 +470,7 @@ impl Engine {
             group: u64::from(smc.group().id()),
         };
         self.connections.fetch_add(1, Ordering::Relaxed);
-        let connection = Connection::adopted(tcp, info, smc);
-        if let Some(smc) = connection.smc() {
-            connection.note_bytes(smc);
-        }
-        connection
+        Connection::adopted(tcp, info, smc)
     }
 }
 
