@@ -14,6 +14,7 @@ pub mod fuzzing;
 pub mod group;
 #[forbid(unsafe_code)]
 pub mod handshake;
+pub mod net;
 mod rawfs;
 pub mod reason;
 pub mod rendezvous;

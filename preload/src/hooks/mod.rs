@@ -11,6 +11,7 @@ mod io;
 mod messages;
 mod process;
 mod sockets;
+mod transfer;
 mod watching;
 
 /// Finds libc's functions now, so that no hook has to do it in a signal handler.
@@ -20,6 +21,7 @@ pub(crate) fn resolve() {
     messages::resolve();
     process::resolve();
     sockets::resolve();
+    transfer::resolve();
     watching::resolve();
 }
 

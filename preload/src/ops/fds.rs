@@ -124,6 +124,11 @@ pub(crate) fn status_changed(fd: RawFd, flags: c_int) {
         stream
             .connection
             .set_nonblocking(flags & libc::O_NONBLOCK != 0);
+        let signals = flags & libc::O_ASYNC != 0;
+        stream.watch.set_signals(signals);
+        if let (true, Some(smc)) = (signals, stream.connection.smc()) {
+            smc.arm();
+        }
     }
 }
 
@@ -144,6 +149,18 @@ pub(crate) unsafe fn ioctl(
         let on = unsafe { arg.cast::<c_int>().read_unaligned() } != 0;
         stream.connection.set_nonblocking(on);
         return Outcome::PassOn(PassOn::NotOurs);
+    }
+    if let Some(tcp) = options::tcp_of(fd)
+        && matches!(
+            request as libc::c_ulong,
+            libc::FIONREAD | libc::TIOCOUTQ | SIOCATMARK
+        )
+    {
+        // Checks the program's pointer.
+        // SAFETY: by this function's contract.
+        if let Err(errno) = unsafe { real::ioctl(tcp, request, arg) } {
+            return Outcome::Failed(errno);
+        }
     }
     let answer = match request as libc::c_ulong {
         libc::FIONREAD => match stream.connection.smc() {
@@ -179,6 +196,10 @@ pub(crate) fn shutdown(fd: RawFd, how: c_int) -> Outcome<c_int> {
     };
     // SAFETY: the program's own descriptor, in its call on it.
     let result = smc.shutdown(unsafe { BorrowedFd::borrow_raw(fd) }, how);
+    if let (Ok(()), Some(tcp)) = (result, stream.connection.tcp()) {
+        // For TCP_INFO and the like; the peer's library takes no notice.
+        let _ = sys::shutdown(tcp, how);
+    }
     result.map(|()| 0).into()
 }
 

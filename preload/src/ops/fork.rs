@@ -41,6 +41,10 @@ extern "C" fn child() {
     fds::adopt_process();
     let held = HELD.lock().take();
     engine::after_fork_in_child();
+    for stream in all_streams() {
+        // SAFETY: the child of a fork has one thread.
+        unsafe { stream.connection.relist() };
+    }
     if let Some(Held { table, rest }) = held {
         drop(table);
         // Its mutex belongs to the parent's engine, which this process no longer uses.

@@ -33,6 +33,10 @@ pub(crate) fn send(
         if let Some(smc) = connection.smc() {
             let sent = smc.send(borrow(fd), source, flags);
             connection.note_bytes(smc);
+            if sent == Err(Errno::AGAIN) {
+                // Space is looked for, too.
+                stream.watch.left_unarmed(stream, smc);
+            }
             if sent == Err(Errno::PIPE) && flags & libc::MSG_NOSIGNAL == 0 {
                 raise_sigpipe();
             }

@@ -5,3 +5,4 @@ pub(crate) mod fork;
 pub(crate) mod io;
 pub(crate) mod options;
 pub(crate) mod setup;
+pub(crate) mod transfer;

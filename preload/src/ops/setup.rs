@@ -7,8 +7,8 @@ use std::sync::Arc;
 use libc::{c_int, sockaddr};
 use rustix::io::Errno;
 use smcr_core::Reason;
-use smcr_core::engine::{Connection, Engine, PUBLISHER, engine};
-use smcr_core::stat::{ConnInfo, Counter, Mode, Role, State};
+use smcr_core::engine::{Connection, Engine, engine};
+use smcr_core::stat::Role;
 use smcr_core::sys;
 
 use crate::plain::Plain;
@@ -62,27 +62,39 @@ pub(crate) fn plain(fd: RawFd) -> Option<Arc<Plain>> {
     }
 }
 
-/// Reads an IP address as the program gave it.
+/// A socket address, copied out of the program's memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Address([u8; size_of::<libc::sockaddr_in6>()], usize);
+
+/// Copies an address; `None` if the program's pointer is wrong, which the real call reports.
 ///
 /// # Safety
-/// `addr` is null or valid for `len` bytes.
-pub(crate) unsafe fn parse_address(addr: *const sockaddr, len: u32) -> Option<SocketAddr> {
-    let len = len as usize;
-    if addr.is_null() || len < size_of::<libc::sa_family_t>() {
-        return None;
+/// `addr` is the program's argument, which it says is valid for `len` bytes.
+pub(crate) unsafe fn copy_address(addr: *const sockaddr, len: u32) -> Option<Address> {
+    let mut copy = Address([0; _], 0);
+    let wanted = (len as usize).min(copy.0.len());
+    // SAFETY: by this function's contract.
+    copy.1 = unsafe { sys::read_own_memory(addr.cast(), &mut copy.0[..wanted]) }.ok()?;
+    (copy.1 >= size_of::<libc::sa_family_t>()).then_some(copy)
+}
+
+impl Address {
+    pub(crate) fn family(&self) -> c_int {
+        c_int::from(u16::from_ne_bytes([self.0[0], self.0[1]]))
     }
-    // SAFETY: long enough for the family, by the check above, and for the rest by those below.
-    unsafe {
-        match c_int::from((*addr).sa_family) {
-            libc::AF_INET if len >= size_of::<libc::sockaddr_in>() => {
-                let addr = addr.cast::<libc::sockaddr_in>().read_unaligned();
-                let ip = std::net::Ipv4Addr::from(u32::from_be(addr.sin_addr.s_addr));
-                Some(SocketAddr::from((ip, u16::from_be(addr.sin_port))))
+
+    /// The IP address and port, if it is one.
+    pub(crate) fn parse(&self) -> Option<SocketAddr> {
+        let raw = &self.0[..self.1];
+        let port = u16::from_be_bytes(*raw.get(2..)?.first_chunk()?);
+        match self.family() {
+            libc::AF_INET if raw.len() >= size_of::<libc::sockaddr_in>() => {
+                let ip: [u8; 4] = *raw.get(4..)?.first_chunk()?;
+                Some(SocketAddr::from((ip, port)))
             }
-            libc::AF_INET6 if len >= size_of::<libc::sockaddr_in6>() => {
-                let addr = addr.cast::<libc::sockaddr_in6>().read_unaligned();
-                let ip = std::net::Ipv6Addr::from(addr.sin6_addr.s6_addr);
-                Some(SocketAddr::from((ip, u16::from_be(addr.sin6_port))))
+            libc::AF_INET6 if raw.len() >= size_of::<libc::sockaddr_in6>() => {
+                let ip: [u8; 16] = *raw.get(8..)?.first_chunk()?;
+                Some(SocketAddr::from((ip, port)))
             }
             _ => None,
         }
@@ -119,11 +131,16 @@ pub(crate) fn connect(fd: RawFd, peer: Option<SocketAddr>, call: impl FnOnce() -
     match engine.connected(&plan, borrow(fd), outcome) {
         Ok(mut connecting) => {
             let connection = connecting.connection;
+            let names = names_of(fd, &plain);
             let stream = StreamRef::new(Arc::clone(&connection));
             let fallback = stream.clone();
             connecting.pending.on_tcp = Box::new(move |tcp| back_to_tcp(&fallback, tcp));
             connection.begin(connecting.pending);
-            if install(fd, &stream, connecting.end.as_fd()).is_ok() {
+            let end = connecting.end.as_fd();
+            if names
+                .iter()
+                .all(|&name| install(name, &stream, end).is_ok())
+            {
                 engine.watch(&connection);
             } else {
                 connection.withdraw(Reason::Descriptors);
@@ -135,21 +152,49 @@ pub(crate) fn connect(fd: RawFd, peer: Option<SocketAddr>, call: impl FnOnce() -
     ret
 }
 
+/// All the descriptors that name this socket: the program may have duplicated it.
+fn names_of(fd: RawFd, plain: &Arc<Plain>) -> Vec<RawFd> {
+    // The table's reference and the caller's: it has no other name.
+    if Arc::strong_count(plain) <= 2 {
+        return vec![fd];
+    }
+    let is_name = |&other: &RawFd| match table::entry(other) {
+        Entry::Plain(known) => Arc::ptr_eq(&known, plain),
+        _ => false,
+    };
+    table::known(0, RawFd::MAX).filter(is_name).collect()
+}
+
+/// connect() of a stream. `call` makes the real one, on the descriptor it is given.
+pub(crate) fn connect_again(
+    fd: RawFd,
+    stream: &StreamRef,
+    disconnect: bool,
+    call: impl FnOnce(RawFd) -> c_int,
+) -> c_int {
+    stream.connection.wait_decided();
+    let Some(tcp) = super::options::tcp_of(fd) else {
+        return call(fd);
+    };
+    if !disconnect {
+        // It is connected; the TCP socket says so.
+        return call(tcp);
+    }
+    // AF_UNSPEC: the connection is reset, and the socket can be used for another one.
+    stream.connection.close(true);
+    back_to_tcp(stream, borrow(tcp));
+    call(fd)
+}
+
 /// Lists a connection that is on TCP, with the reason.
 fn note_tcp(fd: RawFd, role: Role, reason: Reason) {
-    PUBLISHER.fallback(reason);
-    PUBLISHER.count(Counter::ConnectionsTcp);
-    let Some(plain) = plain(fd) else { return };
     let addresses = smcr_core::engine::addresses(borrow(fd)).ok();
-    plain.set_slot(PUBLISHER.add(&ConnInfo {
-        state: State::Active,
-        mode: Mode::Tcp,
-        role,
-        reason: Some(reason),
-        local: addresses.map(|(local, _)| local),
-        peer: addresses.map(|(_, peer)| peer),
-        group: 0,
-    }));
+    let (local, peer) = addresses.unzip();
+    let slot = smcr_core::engine::list_tcp(role, reason, local, peer);
+    match plain(fd) {
+        Some(plain) => plain.set_slot(slot),
+        None => slot.remove(),
+    }
 }
 
 /// Puts an end of a readiness pair in the place of the TCP socket `fd`.
@@ -255,15 +300,7 @@ fn announce(engine: &Engine, fd: RawFd, plain: &Plain) {
         return;
     };
     if !plain.is_listening() {
-        plain.set_slot(PUBLISHER.add(&ConnInfo {
-            state: State::Listen,
-            mode: Mode::Tcp,
-            role: Role::Server,
-            reason: None,
-            local: Some(local),
-            peer: None,
-            group: 0,
-        }));
+        plain.set_slot(smcr_core::engine::list_listener(local));
     }
     plain.set_listening(engine.announce(local.port()));
 }

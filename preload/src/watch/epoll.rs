@@ -71,10 +71,10 @@ pub(crate) fn register(set: &Arc<Set>, stream: &StreamRef, fd: RawFd, events: u3
         stream.watch.registered(looker, smc);
     }
     if let Some(smc) = smc {
-        smc.set_edges(events & libc::EPOLLET as u32 != 0 && stream.watch.looker().is_none());
-        if stream.watch.looker().is_some() {
-            set.look_at_new(stream, fd);
-        }
+        // A set that is watched itself gives edges, too.
+        let edges = events & libc::EPOLLET as u32 != 0 || set.is_nested();
+        smc.set_edges(edges && stream.watch.looker().is_none());
+        stream.watch.left_unarmed(stream, smc);
     }
 }
 

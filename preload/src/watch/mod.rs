@@ -33,6 +33,8 @@ pub(crate) struct Watch {
     pub(crate) in_hot: AtomicBool,
     /// A hooked poll or select watched it: it arms before it sleeps.
     polled: AtomicBool,
+    /// The program wants SIGIO: every arrival has to reach the kernel.
+    signals: AtomicBool,
     /// Epoll sets that watch it.
     registrations: AtomicU32,
 }
@@ -42,7 +44,9 @@ impl Watch {
     #[inline]
     pub(crate) fn arming(&self, nonblocking: bool) -> Arming {
         let registrations = self.registrations.load(Ordering::Relaxed);
-        let later = if registrations > 0 {
+        let later = if self.signals.load(Ordering::Relaxed) {
+            false
+        } else if registrations > 0 {
             // With a thread of the set asleep in the kernel, arrivals have to ring.
             self.looker().is_some_and(|set| !set.has_sleepers())
         } else {
@@ -50,6 +54,11 @@ impl Watch {
             !nonblocking || self.polled.load(Ordering::Relaxed)
         };
         if later { Arming::Later } else { Arming::Now }
+    }
+
+    /// O_ASYNC was set or cleared.
+    pub(crate) fn set_signals(&self, on: bool) {
+        self.signals.store(on, Ordering::Relaxed);
     }
 
     /// A hooked poll or select watches the stream.

@@ -51,6 +51,20 @@ pub(crate) struct Member {
     pub(crate) stream: Option<StreamRef>,
     /// The kernel reports it only once, since it would report a hang-up that TCP does not have.
     silenced: bool,
+    edge: Edge,
+}
+
+/// What an edge-triggered watcher was told already.
+#[derive(Debug, Clone, Copy, Default)]
+struct Edge {
+    /// How many bytes had arrived.
+    arrivals: u64,
+    /// The peer's end.
+    eof: bool,
+    /// An error, or the end of both directions.
+    fatal: bool,
+    /// Anything since the registration.
+    any: bool,
 }
 
 #[derive(Debug)]
@@ -59,8 +73,6 @@ struct Hot {
     stream: StreamRef,
     events: u32,
     data: u64,
-    /// Edge-triggered: what was reported already.
-    reported: u64,
 }
 
 const EDGE: u32 = libc::EPOLLET as u32;
@@ -82,9 +94,29 @@ fn ready(smc: &Smc, events: u32) -> u32 {
     u32::from(smc.readiness() as u16) & (events & OURS | ALWAYS)
 }
 
-/// What an edge-triggered watcher has been told of: arrivals and the end.
-fn progress(smc: &Smc) -> u64 {
-    smc.arrivals() << 1 | u64::from(smc.readiness() & libc::POLLRDHUP != 0)
+const WRITABLE: u32 = (libc::EPOLLOUT | libc::EPOLLWRNORM) as u32;
+
+impl Edge {
+    /// Whether there is something that the watcher was not told, for which TCP would have given
+    /// an edge; takes note of it.
+    fn advance(&mut self, smc: &Smc, mask: u32) -> bool {
+        let arrivals = smc.arrivals();
+        let (_, consumed) = smc.bytes();
+        let eof = mask & libc::EPOLLRDHUP as u32 != 0 || smc.readiness() & libc::POLLRDHUP != 0;
+        let news = arrivals > self.arrivals.max(consumed)
+            || eof && !self.eof
+            || mask & ALWAYS != 0 && !self.fatal
+            || mask & WRITABLE != 0 && (smc.take_unblocked() || !self.any);
+        if news {
+            *self = Self {
+                arrivals,
+                eof,
+                fatal: mask & ALWAYS != 0,
+                any: true,
+            };
+        }
+        news
+    }
 }
 
 impl Set {
@@ -107,6 +139,11 @@ impl Set {
         events & (ONCE | EXCLUSIVE) == 0 && !self.nested.load(Ordering::Relaxed)
     }
 
+    /// Whether the set is watched itself.
+    pub(crate) fn is_nested(&self) -> bool {
+        self.nested.load(Ordering::Relaxed)
+    }
+
     /// The set's own readiness is asked of the kernel from now on.
     pub(crate) fn set_nested(&self) {
         self.nested.store(true, Ordering::Relaxed);
@@ -118,7 +155,11 @@ impl Set {
             .filter_map(|m| m.stream.clone())
             .collect();
         for stream in members {
-            stream.watch.set_looker(None, stream.connection.smc());
+            let smc = stream.connection.smc();
+            stream.watch.set_looker(None, smc);
+            if let Some(smc) = smc {
+                smc.set_edges(true);
+            }
         }
     }
 
@@ -132,6 +173,7 @@ impl Set {
                 data,
                 stream,
                 silenced: false,
+                edge: Edge::default(),
             },
         );
         if let Some(old) = &old {
@@ -201,15 +243,12 @@ impl Set {
         if stream.watch.in_hot.swap(true, Ordering::Relaxed) {
             return;
         }
-        // What is there now was reported, or is what the program just left.
-        let reported = progress(smc);
         let stream = stream.clone();
         state.hot.push(Hot {
             fd,
             stream,
             events,
             data,
-            reported,
         });
         drop(state);
         if asleep {
@@ -241,18 +280,6 @@ impl Set {
         std::ptr::from_ref(self) as u64
     }
 
-    /// As [`Self::make_hot`] for a member just added: what is there is news.
-    pub(crate) fn look_at_new(&self, stream: &StreamRef, fd: RawFd) {
-        let Some(smc) = stream.connection.smc() else {
-            return;
-        };
-        self.make_hot(stream, smc, fd);
-        let mut state = self.state.lock();
-        if let Some(hot) = state.hot.iter_mut().find(|hot| hot.fd == fd) {
-            hot.reported = u64::MAX;
-        }
-    }
-
     /// Forgets to look at this member.
     pub(crate) fn cool(&self, fd: RawFd) {
         self.state.lock().hot.retain(|hot| hot.fd != fd);
@@ -279,18 +306,15 @@ impl Set {
             let Some(smc) = hot.stream.connection.smc() else {
                 continue;
             };
-            // Only arrivals and ends are found here; writability alone is the kernel's matter.
             let mask = ready(smc, hot.events);
-            let wakes = mask & !(libc::EPOLLOUT | libc::EPOLLWRNORM) as u32;
-            if wakes == 0 {
-                continue;
-            }
             if hot.events & EDGE != 0 {
-                let now = progress(smc);
-                if now == hot.reported {
+                let member = state.members.get_mut(&hot.fd);
+                if mask == 0 || !member.is_some_and(|member| member.edge.advance(smc, mask)) {
                     continue;
                 }
-                hot.reported = now;
+            } else if mask & !WRITABLE == 0 && (mask == 0 || !smc.is_blocked()) {
+                // Writability alone is the kernel's matter, unless it was made to say otherwise.
+                continue;
             }
             out[found] = epoll_event {
                 events: mask,
@@ -311,9 +335,18 @@ impl Set {
             let Some(smc) = hot.stream.connection.smc() else {
                 continue;
             };
-            let idle = smc.arm()
-                || hot.events & EDGE != 0 && progress(smc) == hot.reported
-                || ready(smc, hot.events) & !(libc::EPOLLOUT as u32) == 0;
+            smc.arm();
+            if hot.events & WRITABLE != 0 && smc.is_blocked() {
+                // SAFETY: the descriptor is in the set, so the program has it open.
+                smc.arm_writable(unsafe { BorrowedFd::borrow_raw(hot.fd) });
+            }
+            let mask = ready(smc, hot.events);
+            let idle = if hot.events & EDGE != 0 {
+                let edge = state.members.get(&hot.fd).map(|member| member.edge);
+                mask == 0 || !edge.is_some_and(|mut edge| edge.advance(smc, mask & !WRITABLE))
+            } else {
+                mask & !WRITABLE == 0 && (mask == 0 || !smc.is_blocked())
+            };
             if !idle {
                 self.sleepers.fetch_sub(1, Ordering::SeqCst);
                 return false;
@@ -369,17 +402,22 @@ impl Set {
         let seen = event.events;
         let kernel_in = (libc::EPOLLIN | libc::EPOLLHUP | libc::EPOLLRDHUP) as u32;
         let mut mask = ready(smc, member.events);
-        if seen & kernel_in != 0 && mask & !(libc::EPOLLOUT | libc::EPOLLWRNORM) as u32 == 0 {
+        let hangup = seen & (libc::EPOLLHUP | libc::EPOLLRDHUP) as u32 != 0;
+        if hangup && smc.readiness() & libc::POLLRDHUP == 0
+            || seen & kernel_in != 0 && mask & !(libc::EPOLLOUT | libc::EPOLLWRNORM) as u32 == 0
+        {
             // SAFETY: the descriptor is in the set, so the program has it open.
             smc.recheck(unsafe { BorrowedFd::borrow_raw(fd) });
             mask = ready(smc, member.events);
         }
-        if let Some(hot) = state.hot.iter_mut().find(|hot| hot.fd == fd) {
-            hot.reported = progress(smc);
-        }
-        // An edge for writing only: nothing else is news.
-        if seen & kernel_in == 0 {
-            mask &= seen | ALWAYS;
+        if member.events & EDGE != 0 {
+            let news = state.members.get_mut(&fd);
+            if !news.is_some_and(|member| member.edge.advance(smc, mask)) {
+                mask = 0;
+            }
+        } else if seen & kernel_in == 0 {
+            // Found writable: what else there is was not what woke us, but TCP would say it, too.
+            mask &= seen | ALWAYS | libc::EPOLLIN as u32;
         }
         if mask == 0 {
             // The kernel goes on reporting what we do not: for a hang-up that means for ever.

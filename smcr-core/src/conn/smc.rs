@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::bell::{self, Hangup};
 use crate::group::LinkGroup;
-use crate::shm::{BadCursor, LocalRef, Rx, Tx, flag};
+use crate::shm::{BadCursor, LocalRef, Rx, Tx, flag, ring};
 
 /// Bits of [`crate::shm::Local::state`].
 pub(super) mod state {
@@ -44,6 +44,8 @@ pub struct Smc {
     pub(super) bad_cursor: AtomicBool,
     /// Edge-triggered epoll watches this socket: every arrival has to be an edge.
     pub(super) edges: AtomicBool,
+    /// The kernel was made to say "unwritable".
+    blocked: AtomicBool,
 }
 
 impl Smc {
@@ -59,6 +61,7 @@ impl Smc {
             made_by: crate::sys::getpid(),
             bad_cursor: AtomicBool::new(false),
             edges: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
         }
     }
 
@@ -95,9 +98,34 @@ impl Smc {
             .store(u32::from(on), Ordering::Relaxed);
     }
 
-    /// Tells the socket that an edge-triggered epoll watches it.
+    /// Tells the socket that somebody waits for edges in the kernel: each arrival has to ring.
     pub fn set_edges(&self, on: bool) {
         self.edges.store(on, Ordering::Relaxed);
+        if on {
+            self.arm();
+        }
+    }
+
+    /// Whether the kernel says "unwritable", which it may still do when there is space again.
+    pub fn is_blocked(&self) -> bool {
+        self.tx.control().bells.load(Ordering::Relaxed) >= bell::BLOCKED
+    }
+
+    /// True once after the socket was blocked and became writable: what an edge-triggered watcher
+    /// is told.
+    pub fn take_unblocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed)
+            && self.readiness() & libc::POLLOUT != 0
+            && self.blocked.swap(false, Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(super) fn arming_level(&self) -> u32 {
+        if self.edges.load(Ordering::Relaxed) {
+            ring::ALWAYS
+        } else {
+            ring::ONCE
+        }
     }
 
     #[inline]
@@ -118,6 +146,21 @@ impl Smc {
             0 => None,
             raw => Some(Errno::from_raw_os_error(raw as i32)),
         }
+    }
+
+    /// Data was sent to a peer that had closed: TCP would get a RST for it.
+    pub(super) fn dropped(&self) {
+        if self.state() & state::DROPPED == 0 {
+            self.set_error(Errno::PIPE);
+            self.add_state(state::DROPPED);
+        }
+    }
+
+    /// Both directions have ended: TCP's state CLOSED.
+    pub fn is_over(&self) -> bool {
+        let ended = self.see_flags();
+        let state = self.state();
+        state & (state::RESET | state::DROPPED) != 0 || ended && state & state::WRITE_SHUT != 0
     }
 
     fn set_error(&self, errno: Errno) {
@@ -250,13 +293,14 @@ impl Smc {
     /// is readable already.
     #[inline]
     pub fn arm(&self) -> bool {
-        self.rx.arm(&self.local) && !self.see_flags()
+        self.rx.arm(&self.local, self.arming_level()) && !self.see_flags()
     }
 
     /// The program wants to sleep until the socket is writable. False if it is writable already.
     pub fn arm_writable(&self, fd: BorrowedFd<'_>) -> bool {
         let waiting = &self.tx.control().writer_waiting;
         waiting.store(1, Ordering::SeqCst);
+        self.blocked.store(true, Ordering::Relaxed);
         if self.readiness() & libc::POLLOUT != 0 {
             waiting.store(0, Ordering::Relaxed);
             return false;
@@ -276,11 +320,6 @@ impl Smc {
     /// The opposite of [`Self::sleep_begin`].
     pub fn sleep_end(&self) {
         self.local.sleepers.fetch_sub(1, Ordering::SeqCst);
-    }
-
-    /// Whether the connection was reset.
-    pub fn is_reset(&self) -> bool {
-        self.state() & state::RESET != 0
     }
 
     /// Whether the peer's end is known to be closed: the kernel has no more news of it.
@@ -305,7 +344,7 @@ impl Smc {
             libc::SHUT_RDWR => (true, true),
             _ => return Err(Errno::INVAL),
         };
-        if self.state() & state::RESET != 0 {
+        if self.is_over() {
             return Err(Errno::NOTCONN);
         }
         if write && self.state() & state::WRITE_SHUT == 0 {

@@ -103,7 +103,7 @@ impl Smc {
                 {
                     self.see_hangup(fd, taken);
                     if self.state() & state::PEER_CLOSED != 0 {
-                        self.add_state(state::DROPPED);
+                        self.dropped();
                     }
                 }
                 sent += taken;
@@ -137,11 +137,12 @@ impl Smc {
             return Err(self.take_error().unwrap_or(Errno::PIPE));
         }
         if state & (WRITE_SHUT | DROPPED) != 0 {
+            let _ = self.take_error();
             return Err(Errno::PIPE);
         }
         // The peer closed in good order: TCP takes this one send, gets a RST for it, and fails
         // the next.
-        self.add_state(DROPPED);
+        self.dropped();
         Ok(())
     }
 

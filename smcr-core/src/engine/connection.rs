@@ -1,6 +1,7 @@
 //! One connection from the library's point of view: first TCP with a handshake pending, then SMC,
 //! or TCP for good.
 
+use std::cell::UnsafeCell;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
@@ -14,7 +15,7 @@ use super::{Engine, PUBLISHER};
 use crate::Reason;
 use crate::conn::Smc;
 use crate::conn::io::Source;
-use crate::stat::{Counter, Mode, Slot, State};
+use crate::stat::{ConnInfo, Counter, Mode, Slot, State};
 use crate::sys;
 
 /// What carries the stream.
@@ -57,39 +58,50 @@ pub struct Connection {
     smc: OnceLock<Smc>,
     /// The TCP socket, -1 once the program's descriptor is the TCP socket again.
     tcp: AtomicI32,
-    slot: Slot,
+    /// Its line in the statistics; changed only by [`Self::relist`].
+    slot: UnsafeCell<Slot>,
+    info: ConnInfo,
     pending: Mutex<Option<Pending>>,
     /// The number the helper thread knows it by.
     helper_id: AtomicU64,
     /// `O_NONBLOCK` and `SO_OOBINLINE` as far as we saw them set, for the time of the switch.
     nonblocking: AtomicBool,
     oob_inline: AtomicBool,
+    /// Why it is on TCP: a [`Reason`]'s discriminant, -1 for none.
+    reason: AtomicI32,
 }
 
+// SAFETY: `slot` is the only field that is not Sync by itself; see `relist`.
+unsafe impl Sync for Connection {}
+
 impl Connection {
-    pub(super) fn pending(tcp: OwnedFd, slot: Slot) -> Self {
+    pub(super) fn pending(tcp: OwnedFd, info: ConnInfo) -> Self {
         Self {
             phase: AtomicU32::new(Phase::Pending as u32),
             smc: OnceLock::new(),
             tcp: AtomicI32::new(tcp.into_raw_fd()),
-            slot,
+            slot: UnsafeCell::new(PUBLISHER.add(&info)),
+            info,
             pending: Mutex::new(None),
             helper_id: AtomicU64::new(0),
             nonblocking: AtomicBool::new(false),
             oob_inline: AtomicBool::new(false),
+            reason: AtomicI32::new(-1),
         }
     }
 
-    pub(super) fn established(tcp: OwnedFd, slot: Slot, smc: Smc) -> Self {
+    pub(super) fn established(tcp: OwnedFd, info: ConnInfo, smc: Smc) -> Self {
         let connection = Self {
             phase: AtomicU32::new(Phase::Smc as u32),
             smc: OnceLock::from(smc),
             tcp: AtomicI32::new(tcp.into_raw_fd()),
-            slot,
+            slot: UnsafeCell::new(PUBLISHER.add(&info)),
+            info,
             pending: Mutex::new(None),
             helper_id: AtomicU64::new(0),
             nonblocking: AtomicBool::new(false),
             oob_inline: AtomicBool::new(false),
+            reason: AtomicI32::new(-1),
         };
         connection.count_smc();
         connection
@@ -131,16 +143,45 @@ impl Connection {
     }
 
     /// Its line in the statistics.
+    #[inline]
     pub fn slot(&self) -> Slot {
-        self.slot
+        // SAFETY: written only while no other thread runs.
+        unsafe { *self.slot.get() }
+    }
+
+    /// In the child after a fork: lists an inherited connection again, if the parent closed it
+    /// before its line was copied.
+    ///
+    /// # Safety
+    /// No other thread runs.
+    pub unsafe fn relist(&self) {
+        if self.slot().is_listed() {
+            return;
+        }
+        let mode = if self.smc().is_some() {
+            Mode::Shm
+        } else {
+            Mode::Tcp
+        };
+        let slot = PUBLISHER.add(&ConnInfo {
+            mode,
+            state: State::Active,
+            ..self.info
+        });
+        // SAFETY: by this function's contract.
+        unsafe { *self.slot.get() = slot };
+        if let Some(smc) = self.smc() {
+            self.note_bytes(smc);
+        }
     }
 
     /// Notes in the statistics how far the stream is.
     #[inline]
     pub fn note_bytes(&self, smc: &Smc) {
         let (sent, received) = smc.bytes();
-        self.slot.set_tx(sent);
-        self.slot.set_rx(received);
+        let slot = self.slot();
+        slot.set_tx(sent);
+        slot.set_rx(received);
     }
 
     fn set_phase(&self, phase: Phase) {
@@ -153,6 +194,33 @@ impl Connection {
         while self.phase.load(Ordering::Acquire) == Phase::Committing as u32 {
             sys::futex_wait(&self.phase, Phase::Committing as u32, 1000);
         }
+    }
+
+    /// Waits until the handshake is decided, or the peer has not called within `at_most`.
+    pub fn wait_for_peer(&self, at_most: Duration) {
+        let began = Instant::now();
+        while self.phase() == Phase::Pending {
+            let left = at_most.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                return;
+            }
+            let ms = left.as_millis() as u32 + 1;
+            sys::futex_wait(&self.phase, Phase::Pending as u32, ms);
+        }
+        self.wait_decided();
+    }
+
+    /// Why the connection is on TCP, once it is.
+    pub fn fallback_reason(&self) -> Option<Reason> {
+        let index = self.reason.load(Ordering::Relaxed);
+        u8::try_from(index).ok().and_then(Reason::from_index)
+    }
+
+    /// Another descriptor of the TCP socket; `None` once the program's own descriptor is it.
+    pub fn duplicate_tcp(&self) -> Option<OwnedFd> {
+        // The lock: the socket may be closed at the end of a pending handshake.
+        let _guard = self.pending.lock();
+        crate::fds::duplicate(self.tcp()?).ok()
     }
 
     /// Sends before the handshake: over TCP, counted.
@@ -270,9 +338,10 @@ impl Connection {
         if let Some(tcp) = tcp {
             (pending.on_tcp)(tcp);
         }
-        self.slot.set_mode(Mode::Tcp);
-        self.slot.set_state(State::Active);
-        self.slot.set_reason(Some(reason));
+        self.slot().set_mode(Mode::Tcp);
+        self.slot().set_state(State::Active);
+        self.slot().set_reason(Some(reason));
+        self.reason.store(reason as i32, Ordering::Relaxed);
         PUBLISHER.fallback(reason);
         PUBLISHER.count(Counter::ConnectionsTcp);
         self.set_phase(Phase::Tcp);
@@ -292,7 +361,7 @@ impl Connection {
         if self.smc.set(smc).is_err() {
             log::error!("a connection moved to SMC twice");
         }
-        self.slot.set_group(u64::from(group));
+        self.slot().set_group(u64::from(group));
         self.count_smc();
         confirm();
         self.set_phase(Phase::Smc);
@@ -332,9 +401,9 @@ impl Connection {
     }
 
     fn count_smc(&self) {
-        self.slot.set_mode(Mode::Shm);
-        self.slot.set_state(State::Active);
-        self.slot.set_reason(None);
+        self.slot().set_mode(Mode::Shm);
+        self.slot().set_state(State::Active);
+        self.slot().set_reason(None);
         PUBLISHER.count(Counter::ConnectionsShm);
         PUBLISHER.count(Counter::HandshakesDone);
     }
@@ -365,7 +434,7 @@ impl Connection {
             self.note_bytes(smc);
             smc.close(abort);
         }
-        self.slot.remove();
+        self.slot().remove();
         if let Some(engine) = super::engine() {
             engine.connections.fetch_sub(1, Ordering::Relaxed);
         }

@@ -9,6 +9,7 @@ mod client;
 mod connection;
 mod helper;
 mod server;
+mod transfer;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -33,7 +34,7 @@ use crate::handshake::shm::{Identity, ShmEids, ShmGid};
 use crate::rendezvous::names::Presence;
 use crate::rendezvous::syn;
 use crate::shm::Arena;
-use crate::stat::{Counter, Publisher};
+use crate::stat::{ConnInfo, Counter, Mode, Publisher, Role, Slot, State};
 
 /// What this process tells `smcr-stat`.
 pub static PUBLISHER: Publisher = Publisher::new();
@@ -70,6 +71,8 @@ pub fn engine() -> Option<&'static Engine> {
 /// A system call failed; the process stays on TCP.
 pub fn start(config: Config) -> Result<&'static Engine, Errno> {
     crate::conn::spin::set_longest(config.spin());
+    // Before the first descriptor of our own is made: the program is to see its usual numbers.
+    crate::fds::reserve();
     install(Arc::new(config))
 }
 
@@ -194,6 +197,40 @@ impl Engine {
         PUBLISHER.count(Counter::LinkGroups);
         (group, true)
     }
+}
+
+/// Counts a connection that is on TCP, and lists it with the reason. The line is the caller's to
+/// remove.
+pub fn list_tcp(
+    role: Role,
+    reason: Reason,
+    local: Option<SocketAddr>,
+    peer: Option<SocketAddr>,
+) -> Slot {
+    PUBLISHER.fallback(reason);
+    PUBLISHER.count(Counter::ConnectionsTcp);
+    PUBLISHER.add(&ConnInfo {
+        state: State::Active,
+        mode: Mode::Tcp,
+        role,
+        reason: Some(reason),
+        local,
+        peer,
+        group: 0,
+    })
+}
+
+/// Lists a listening socket. The line is the caller's to remove.
+pub fn list_listener(local: SocketAddr) -> Slot {
+    PUBLISHER.add(&ConnInfo {
+        state: State::Listen,
+        mode: Mode::Tcp,
+        role: Role::Server,
+        reason: None,
+        local: Some(local),
+        peer: None,
+        group: 0,
+    })
 }
 
 /// The addresses of both ends of a connected TCP socket: ours, the peer's.

@@ -7,6 +7,11 @@ use std::sync::atomic::{Ordering, fence};
 
 use super::{Local, Rmb, RmbeControl};
 
+/// [`RmbeControl::armed`]: ring for the next arrival.
+pub(crate) const ONCE: u32 = 1;
+/// [`RmbeControl::armed`]: ring for every arrival, as long as few bells are unread.
+pub(crate) const ALWAYS: u32 = 2;
+
 /// The peer wrote a cursor that cannot be true. The connection is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BadCursor;
@@ -155,7 +160,12 @@ impl Tx {
         // Either the reader, who armed and then looked at the cursor, sees our bytes, or we see
         // its flag here.
         fence(Ordering::SeqCst);
-        armed.load(Ordering::Relaxed) != 0 && armed.swap(0, Ordering::AcqRel) != 0
+        match armed.load(Ordering::Relaxed) {
+            0 => false,
+            // Two unread bells leave the sending end writable.
+            ALWAYS => self.control().bells.load(Ordering::Relaxed) < 2,
+            _ => armed.swap(0, Ordering::AcqRel) != 0,
+        }
     }
 }
 
@@ -261,13 +271,13 @@ impl Rx {
             .store((at + bytes.len()) as u64, Ordering::Release);
     }
 
-    /// Asks the writer to ring, and looks once more: true if the ring is still empty, so that
+    /// Asks the writer to ring ([`ONCE`] or [`ALWAYS`]), and looks once more: true if the ring is still empty, so that
     /// sleeping is safe.
     #[inline]
-    pub fn arm(&self, local: &Local) -> bool {
+    pub fn arm(&self, local: &Local, level: u32) -> bool {
         let control = self.control();
-        if control.armed.load(Ordering::Relaxed) == 0 {
-            control.armed.store(1, Ordering::Relaxed);
+        if control.armed.load(Ordering::Relaxed) != level {
+            control.armed.store(level, Ordering::Relaxed);
         }
         fence(Ordering::SeqCst);
         self.available(local) == Ok(0)
