@@ -198,7 +198,7 @@ impl SmcStream {
     /// As [`std::net::TcpStream::peer_addr`]: `NotConnected` after a reset.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         let smc = self.inner.smc();
-        if smc.is_some_and(|smc| smc.is_reset()) {
+        if smc.is_some_and(|smc| smc.is_over()) {
             return Err(Errno::NOTCONN.into());
         }
         Ok(self.inner.peer)
