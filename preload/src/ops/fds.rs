@@ -166,6 +166,10 @@ pub(crate) unsafe fn ioctl(
         if let Err(errno) = unsafe { real::ioctl(tcp, request, arg) } {
             return Outcome::Failed(errno);
         }
+        if stream.connection.smc().is_none() {
+            // Before the handshake it is the TCP socket that has the bytes.
+            return Outcome::Done(0);
+        }
     }
     let answer = match request as libc::c_ulong {
         libc::FIONREAD => match stream.connection.smc() {

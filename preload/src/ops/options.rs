@@ -36,8 +36,10 @@ pub(crate) fn prepare(fd: RawFd, level: c_int, name: c_int) -> Outcome<RawFd> {
     {
         stream.connection.withdraw(reason);
         if stream.connection.smc().is_some() {
-            // Kernel TLS and the like need the TCP stream, which has moved.
-            return Outcome::Failed(Errno::OPNOTSUPP);
+            // Kernel TLS and the like need the TCP stream, which has moved. Of an upper layer the
+            // kernel's word is that it knows none of that name.
+            let ulp = (level, name) == (SOL_TCP, libc::TCP_ULP);
+            return Outcome::Failed(if ulp { Errno::NOENT } else { Errno::OPNOTSUPP });
         }
     }
     Outcome::Done(tcp_of(fd).unwrap_or(fd))
@@ -80,6 +82,11 @@ fn apply(
         libc::SO_RCVTIMEO | libc::SO_SNDTIMEO => {
             let _ = sys::set_bytes(end, level, name, value);
         }
+        libc::SO_RCVLOWAT => {
+            if let (Some(smc), Some(bytes)) = (connection.smc(), int) {
+                smc.set_low_water(bytes.max(1) as u32);
+            }
+        }
         libc::SO_OOBINLINE => connection.set_oob_inline(int.is_some_and(|on| on != 0)),
         _ => {}
     }
@@ -89,6 +96,9 @@ fn apply(
 fn forbids(level: c_int, name: c_int) -> Option<Reason> {
     const TCP_MD5SIG_EXT: c_int = 32;
     const TCP_AO_ADD_KEY: c_int = 38;
+    if (level, name) == (libc::SOL_SOCKET, libc::SO_ZEROCOPY) {
+        return Some(Reason::Unsupported);
+    }
     if level != SOL_TCP {
         return None;
     }

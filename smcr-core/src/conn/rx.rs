@@ -68,7 +68,8 @@ impl Smc {
                     if flags & libc::MSG_PEEK != 0 {
                         peeked += some.bytes;
                     }
-                    if flags & libc::MSG_WAITALL == 0 || sink.left() == 0 || self.at_mark(peeked) {
+                    let enough = flags & libc::MSG_WAITALL == 0 && bytes >= self.low_water();
+                    if enough || sink.left() == 0 || self.at_mark(peeked) {
                         return Ok(Received { bytes, ..some });
                     }
                 }

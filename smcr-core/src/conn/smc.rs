@@ -98,6 +98,17 @@ impl Smc {
             .store(u32::from(on), Ordering::Relaxed);
     }
 
+    /// Tells the socket about `SO_RCVLOWAT`, in bytes.
+    pub fn set_low_water(&self, bytes: u32) {
+        self.local.low_water.store(bytes, Ordering::Relaxed);
+    }
+
+    /// How many bytes make it readable; never more than the ring can hold.
+    #[inline]
+    pub(super) fn low_water(&self) -> usize {
+        (self.local.low_water.load(Ordering::Relaxed) as usize).min(self.rx.size() / 2)
+    }
+
     /// Tells the socket that somebody waits for edges in the kernel: each arrival has to ring.
     pub fn set_edges(&self, on: bool) {
         self.edges.store(on, Ordering::Relaxed);
@@ -270,6 +281,7 @@ impl Smc {
         let mut ready = 0;
         match self.readable() {
             Ok(0) => {}
+            Ok(bytes) if bytes < self.low_water() => {}
             Ok(_) => ready |= POLLIN | POLLRDNORM,
             Err(bad) => self.bad_cursor(bad),
         }

@@ -167,7 +167,7 @@ impl Connection {
     /// # Safety
     /// No other thread runs.
     pub unsafe fn relist(&self) {
-        if self.slot().is_listed() {
+        if self.slot().is_current() {
             return;
         }
         let mode = if self.smc().is_some() {

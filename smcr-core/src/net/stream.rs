@@ -73,7 +73,7 @@ impl SmcStream {
         };
         let outcome = connected
             .as_ref()
-            .map(|()| ())
+            .copied()
             .map_err(|error| Errno::from_io_error(error).unwrap_or(Errno::TIMEDOUT));
         let refusal = match &planned {
             Err(reason) => Some(*reason),

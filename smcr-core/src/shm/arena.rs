@@ -46,7 +46,9 @@ pub struct Local {
     pub spin_ns: AtomicU32,
     /// SO_OOBINLINE.
     pub oob_inline: AtomicU32,
-    _pad2: [u8; 108],
+    /// SO_RCVLOWAT; 0 stands for 1.
+    pub low_water: AtomicU32,
+    _pad2: [u8; 104],
 }
 
 impl Local {
@@ -123,6 +125,7 @@ impl Arena {
             &local.nonblocking,
             &local.spin_ns,
             &local.oob_inline,
+            &local.low_water,
         ] {
             word.store(0, Ordering::Relaxed);
         }
