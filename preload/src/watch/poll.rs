@@ -17,6 +17,9 @@ use crate::table;
 type Streams = SmallVec<[(usize, StreamRef); 8]>;
 
 pub(crate) fn poll(fds: &mut [pollfd], wait: &Wait) -> Outcome<usize> {
+    if fds.len() > smcr_core::fds::program_limit() as usize {
+        return Outcome::Failed(Errno::INVAL);
+    }
     let mut streams = Streams::new();
     let mut pending = false;
     for (at, entry) in fds.iter().enumerate() {
