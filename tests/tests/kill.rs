@@ -128,6 +128,10 @@ fn run(rounds: u64, preload: Preload) -> Result<Report> {
 fn made(pid: u32) -> Result<(u64, u64)> {
     let snapshot = stat::snapshot()?;
     let process = snapshot.processes.iter().find(|process| process.pid == pid);
+    if let Some(process) = process {
+        let fallbacks = process.fallbacks.iter().map(|f| (&f.name, f.count));
+        println!("fallbacks: {:?}", fallbacks.collect::<Vec<_>>());
+    }
     Ok(process.map_or((0, 0), |process| (process.made("shm"), process.made("tcp"))))
 }
 
