@@ -68,10 +68,12 @@ impl Error for TableError {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::BadId(id) => write!(
-                f,
-                "`{id}` is no PNETID: use 1 to 16 letters (A-Z) and digits"
-            ),
+            Self::BadId(id) => {
+                write!(
+                    f,
+                    "`{id}` is no PNETID: use 1 to 16 letters (A-Z) and digits"
+                )
+            }
             Self::BadName(name, longest) => write!(
                 f,
                 "`{name}` cannot be a device: use the name that `ip link` or `rdma link` shows \
@@ -84,10 +86,12 @@ impl fmt::Display for Problem {
             Self::BadShape => {
                 f.write_str("expected `PNETID netdev NAME` or `PNETID roce DEVICE PORT`")
             }
-            Self::Listed(id) => write!(
-                f,
-                "the device is listed under {id} already: remove it there first"
-            ),
+            Self::Listed(id) => {
+                write!(
+                    f,
+                    "the device is listed under {id} already: remove it there first"
+                )
+            }
             Self::NotListed => f.write_str("the device is not listed under this PNETID"),
         }
     }

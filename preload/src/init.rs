@@ -50,8 +50,10 @@ fn start() {
         return;
     }
     crate::ops::fork::install();
-    if let Err(errno) = engine::start(config) {
-        log::error!("the engine did not start: {errno}");
+    crate::ops::image::remember();
+    match engine::start(config) {
+        Ok(engine) => crate::ops::exec::arrive(engine),
+        Err(errno) => log::error!("the engine did not start: {errno}"),
     }
 }
 

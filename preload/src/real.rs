@@ -2,8 +2,9 @@
 
 use std::os::fd::RawFd;
 
-use libc::{c_long, epoll_event, pollfd, sigset_t, timespec};
+use libc::{epoll_event, pollfd, sigset_t, timespec};
 use rustix::io::Errno;
+use syscalls::{Sysno, syscall};
 
 /// The kernel's signal sets have 8 bytes, whatever libc's have.
 const SIGSET_SIZE: usize = 8;
@@ -37,13 +38,13 @@ impl Drop for KeepErrno {
     }
 }
 
-fn check(ret: c_long) -> Result<c_long, Errno> {
-    if ret < 0 { Err(errno()) } else { Ok(ret) }
+pub(crate) fn check(ret: Result<usize, syscalls::Errno>) -> Result<usize, Errno> {
+    ret.map_err(|errno| Errno::from_raw_os_error(errno.into_raw()))
 }
 
 pub(crate) fn epoll_ctl(epfd: RawFd, op: i32, fd: RawFd, event: &mut epoll_event) {
     // SAFETY: a valid event. The result is of no interest: the set may be gone already.
-    unsafe { libc::syscall(libc::SYS_epoll_ctl, epfd, op, fd, event) };
+    let _ = unsafe { syscall!(Sysno::epoll_ctl, epfd, op, fd, std::ptr::from_mut(event)) };
 }
 
 /// epoll_pwait2, with plain epoll_pwait on kernels before 5.11.
@@ -56,37 +57,36 @@ pub(crate) fn epoll_pwait2(
     let time = timeout.map_or(std::ptr::null(), std::ptr::from_ref);
     // SAFETY: `out` is valid for its length, `time` and `sigmask` are null or valid.
     let count = check(unsafe {
-        libc::syscall(
-            libc::SYS_epoll_pwait2,
+        syscall!(
+            Sysno::epoll_pwait2,
             epfd,
             out.as_mut_ptr(),
             out.len().min(i32::MAX as usize),
             time,
             sigmask,
-            SIGSET_SIZE,
+            SIGSET_SIZE
         )
     });
-    let count = match count {
+    match count {
         Err(Errno::NOSYS) => {
             let ms = timeout.map_or(-1, |t| {
                 (t.tv_sec * 1000 + (t.tv_nsec + 999_999) / 1_000_000).min(i64::from(i32::MAX))
             });
             // SAFETY: as above.
             check(unsafe {
-                libc::syscall(
-                    libc::SYS_epoll_pwait,
+                syscall!(
+                    Sysno::epoll_pwait,
                     epfd,
                     out.as_mut_ptr(),
                     out.len().min(i32::MAX as usize),
                     ms,
                     sigmask,
-                    SIGSET_SIZE,
+                    SIGSET_SIZE
                 )
             })
         }
         count => count,
-    };
-    count.map(|count| count as usize)
+    }
 }
 
 pub(crate) fn ppoll(
@@ -101,24 +101,34 @@ pub(crate) fn ppoll(
         .map_or(std::ptr::null_mut(), std::ptr::from_mut);
     // SAFETY: all pointers are valid or null.
     check(unsafe {
-        libc::syscall(
-            libc::SYS_ppoll,
+        syscall!(
+            Sysno::ppoll,
             fds.as_mut_ptr(),
             fds.len(),
             time,
             sigmask,
-            SIGSET_SIZE,
+            SIGSET_SIZE
         )
     })
-    .map(|count| count as usize)
 }
 
 pub(crate) fn close(fd: RawFd) {
     // SAFETY: the caller owns the descriptor.
-    unsafe { libc::syscall(libc::SYS_close, fd) };
+    let _ = unsafe { syscall!(Sysno::close, fd) };
+}
+
+/// # Safety
+/// As ioctl(2). A wrong pointer is an error, not a fault.
+pub(crate) unsafe fn ioctl(
+    fd: RawFd,
+    request: libc::Ioctl,
+    arg: *mut libc::c_void,
+) -> Result<usize, Errno> {
+    // SAFETY: by this function's contract.
+    check(unsafe { syscall!(Sysno::ioctl, fd, request, arg) })
 }
 
 pub(crate) fn fcntl(fd: RawFd, command: i32, arg: i64) -> Result<i32, Errno> {
     // SAFETY: only called with commands that take integers.
-    check(unsafe { libc::syscall(libc::SYS_fcntl, fd, command, arg) }).map(|value| value as i32)
+    check(unsafe { syscall!(Sysno::fcntl, fd, command, arg) }).map(|value| value as i32)
 }

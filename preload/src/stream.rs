@@ -5,7 +5,7 @@ use std::cell::UnsafeCell;
 use std::ops::Deref;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use smcr_core::engine::Connection;
@@ -37,6 +37,8 @@ pub(crate) struct Inner {
     /// The descriptors of this process that name it. Changed under the table's lock.
     pub(crate) fds: Mutex<Vec<RawFd>>,
     pub(crate) watch: Watch,
+    /// Inode of the readiness pair's end, by which it is known again after exec.
+    pub(crate) inode: AtomicU64,
 }
 
 static POOL: Mutex<Vec<&'static Stream>> = Mutex::new(Vec::new());
@@ -61,6 +63,7 @@ impl StreamRef {
             connection,
             fds: Mutex::default(),
             watch: Watch::default(),
+            inode: AtomicU64::new(0),
         };
         // SAFETY: nobody else uses it: it is new, or was put into the pool by the last reference
         // (a look-up that holds the pointer does not touch `inner` before it saw the table).
@@ -92,6 +95,12 @@ impl StreamRef {
     pub(crate) unsafe fn from_raw(raw: *const Stream) -> Self {
         // SAFETY: never freed.
         Self(unsafe { &*raw })
+    }
+}
+
+impl StreamRef {
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        std::ptr::eq(self.0, other.0)
     }
 }
 

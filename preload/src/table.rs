@@ -39,7 +39,7 @@ pub(crate) enum Entry {
     /// A TCP socket: not connected, listening, or on TCP for good.
     Plain(Arc<Plain>),
     /// An epoll set.
-    Set(Arc<Set>),
+    Set(&'static Set),
 }
 
 /// Held while entries change.
@@ -70,6 +70,20 @@ pub(crate) fn stream(fd: RawFd) -> Option<StreamRef> {
     }
 }
 
+/// The epoll set behind a descriptor.
+#[inline]
+pub(crate) fn set(fd: RawFd) -> Option<&'static Set> {
+    let value = word(fd)?.load(Ordering::Acquire);
+    // SAFETY: sets are never freed.
+    (value & TAG == SET).then(|| unsafe { &*((value & !TAG) as *const Set) })
+}
+
+/// Whether a descriptor is a TCP socket that is no stream.
+#[inline]
+pub(crate) fn is_plain(fd: RawFd) -> bool {
+    word(fd).is_some_and(|word| word.load(Ordering::Relaxed) & TAG == PLAIN)
+}
+
 /// Whether a descriptor has an entry at all.
 #[inline]
 pub(crate) fn is_known(fd: RawFd) -> bool {
@@ -98,14 +112,8 @@ pub(crate) fn entry(fd: RawFd) -> Entry {
                 Arc::from_raw(plain)
             })
         }
-        SET => {
-            let set = (value & !TAG) as *const Set;
-            // SAFETY: as above.
-            Entry::Set(unsafe {
-                Arc::increment_strong_count(set);
-                Arc::from_raw(set)
-            })
-        }
+        // SAFETY: sets are never freed.
+        SET => Entry::Set(unsafe { &*((value & !TAG) as *const Set) }),
         _ => Entry::None,
     }
 }
@@ -119,7 +127,7 @@ pub(crate) fn put(fd: RawFd, entry: Entry, _guard: &MutexGuard<'_, ()>) -> Entry
         Entry::None => 0,
         Entry::Stream(stream) => stream.into_raw() as usize | STREAM,
         Entry::Plain(plain) => Arc::into_raw(plain) as usize | PLAIN,
-        Entry::Set(set) => Arc::into_raw(set) as usize | SET,
+        Entry::Set(set) => std::ptr::from_ref(set) as usize | SET,
     };
     if value & TAG == SET {
         let mut fds = EPOLL_FDS.lock();
@@ -138,7 +146,7 @@ pub(crate) fn put(fd: RawFd, entry: Entry, _guard: &MutexGuard<'_, ()>) -> Entry
         match old & TAG {
             STREAM => Entry::Stream(StreamRef::from_raw(pointer as *const Stream)),
             PLAIN => Entry::Plain(Arc::from_raw(pointer as *const Plain)),
-            SET => Entry::Set(Arc::from_raw(pointer as *const Set)),
+            SET => Entry::Set(&*(pointer as *const Set)),
             _ => Entry::None,
         }
     }
@@ -154,19 +162,15 @@ pub(crate) fn known(first: RawFd, last: RawFd) -> impl Iterator<Item = RawFd> {
 static EPOLL_FDS: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
 
 /// All epoll sets. The caller holds [`lock`].
-pub(crate) fn sets(_guard: &MutexGuard<'_, ()>) -> Vec<(RawFd, Arc<Set>)> {
+pub(crate) fn sets(_guard: &MutexGuard<'_, ()>) -> Vec<(RawFd, &'static Set)> {
     let mut found = Vec::new();
     EPOLL_FDS.lock().retain(|&fd| {
         let value = word(fd).map_or(0, |word| word.load(Ordering::Acquire));
         if value & TAG != SET {
             return false;
         }
-        let set = (value & !TAG) as *const Set;
-        // SAFETY: made by Arc::into_raw in `put`, and the entry cannot change now.
-        found.push((fd, unsafe {
-            Arc::increment_strong_count(set);
-            Arc::from_raw(set)
-        }));
+        // SAFETY: sets are never freed.
+        found.push((fd, unsafe { &*((value & !TAG) as *const Set) }));
         true
     });
     found

@@ -1,52 +1,175 @@
 //! Where the library keeps its own descriptors: high up, out of the program's way.
 
 use std::os::fd::{AsFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The lowest number for our own descriptors; 0 until [`reserve`] chose one.
 static BASE: AtomicI32 = AtomicI32::new(0);
 
+/// The first such number that was chosen above the program's limit: a program that raises its
+/// limit later finds descriptors of ours below.
+static FIRST: AtomicI32 = AtomicI32::new(0);
+
 /// What the program was allowed before we made room, in descriptors.
 static PROGRAM_LIMIT: AtomicI32 = AtomicI32::new(i32::MAX);
+
+/// The same as the program set it, which may be more than anybody can have.
+static PROGRAM_SOFT: AtomicU64 = AtomicU64::new(0);
+
+/// Whether the process's soft limit is ours, and the program's is in `PROGRAM_SOFT`.
+static RAISED: AtomicBool = AtomicBool::new(false);
+
+/// How the numbers are shared out between the program and us.
+struct Share {
+    /// The soft limit, as far as it matters.
+    soft: u64,
+    /// The soft limit with room for us.
+    wanted: u64,
+    /// Whether the hard limit leaves that room.
+    has_room: bool,
+}
+
+fn share(soft: Option<u64>, hard: Option<u64>) -> Share {
+    let soft = soft.unwrap_or(1 << 20).min(1 << 20);
+    let hard = hard.unwrap_or(1 << 21).min(1 << 21);
+    // Two for each connection: the program's own number and the TCP socket behind it.
+    let wanted = (soft * 2 + 256).min(hard);
+    Share {
+        soft,
+        wanted,
+        has_room: wanted >= soft + 64,
+    }
+}
 
 /// Makes room for our descriptors above the program's own soft limit, so that the program can
 /// still open as many as before and sees the same numbers as before. Call once, early.
 ///
 /// Returns false where the hard limit leaves too little room.
 pub fn reserve() -> bool {
-    use rustix::process::{Resource, getrlimit, setrlimit};
     if BASE.load(Ordering::Relaxed) != 0 {
         return true;
     }
-    let mut limit = getrlimit(Resource::Nofile);
-    let soft = limit.current.unwrap_or(1 << 20).min(1 << 20);
-    let hard = limit.maximum.unwrap_or(1 << 21).min(1 << 21);
-    // Two for each connection: the program's own number and the TCP socket behind it.
-    let wanted = (soft * 2 + 256).min(hard);
-    if wanted < soft + 64 {
+    let limit = getrlimit(Resource::Nofile);
+    let Share {
+        soft,
+        wanted,
+        has_room,
+    } = share(limit.current, limit.maximum);
+    if !has_room {
         // No room above: share the program's range, from its upper end.
         PROGRAM_LIMIT.store(soft as RawFd, Ordering::Relaxed);
         BASE.store((soft / 2).max(64) as RawFd, Ordering::Relaxed);
         return soft >= 256;
     }
-    limit.current = Some(wanted);
-    if setrlimit(Resource::Nofile, limit).is_err() {
+    let raised = Rlimit {
+        current: Some(wanted),
+        maximum: limit.maximum,
+    };
+    if setrlimit(Resource::Nofile, raised).is_err() {
         return false;
     }
+    PROGRAM_SOFT.store(limit.current.unwrap_or(u64::MAX), Ordering::Relaxed);
+    RAISED.store(true, Ordering::Relaxed);
     PROGRAM_LIMIT.store(soft as RawFd, Ordering::Relaxed);
+    FIRST.store(soft as RawFd, Ordering::Relaxed);
     BASE.store(soft as RawFd, Ordering::Relaxed);
     true
 }
 
-/// The number from which on all descriptors are the library's own, if there is one.
+/// The number from which on descriptors are the library's own, if there is one.
 pub fn lowest_own() -> Option<RawFd> {
-    let base = BASE.load(Ordering::Relaxed);
-    (base != 0 && base >= program_limit()).then_some(base)
+    let first = FIRST.load(Ordering::Relaxed);
+    (first != 0).then_some(first)
 }
 
 /// The soft limit of open descriptors as the program set it.
 pub fn program_limit() -> RawFd {
     PROGRAM_LIMIT.load(Ordering::Relaxed)
+}
+
+/// The soft limit as the program set it, to be shown to it, if the process has another one:
+/// `u64::MAX` for no limit.
+pub fn shown_limit() -> Option<u64> {
+    RAISED
+        .load(Ordering::Relaxed)
+        .then(|| PROGRAM_SOFT.load(Ordering::Relaxed))
+}
+
+/// The program asks for new limits, while the process has ours. Returns the soft limit to ask
+/// the kernel for in the place of `soft`; [`limits_set`] has to be told if it agreed.
+pub fn limits_asked(soft: u64, hard: u64) -> u64 {
+    let finite = |value: u64| (value != u64::MAX).then_some(value);
+    let share = share(finite(soft), finite(hard));
+    let old = getrlimit(Resource::Nofile).current.unwrap_or(1 << 21);
+    // What is open above stays open; only where the hard limit forbids it there will be no more.
+    share
+        .wanted
+        .max(old.min(hard))
+        .max(soft.min(share.soft))
+        .min(hard)
+}
+
+/// The kernel agreed to what [`limits_asked`] said.
+pub fn limits_set(soft: u64, hard: u64) {
+    let finite = |value: u64| (value != u64::MAX).then_some(value);
+    let share = share(finite(soft), finite(hard));
+    PROGRAM_SOFT.store(soft, Ordering::Relaxed);
+    PROGRAM_LIMIT.store(share.soft as RawFd, Ordering::Relaxed);
+    if share.has_room {
+        // Never downwards: the program may have descriptors there.
+        BASE.fetch_max(share.soft as RawFd, Ordering::Relaxed);
+    }
+}
+
+/// Gives the process the soft limit that the program set, until the value is dropped: what it
+/// executes takes it from there.
+#[derive(Debug)]
+pub struct ProgramLimit(Option<Rlimit>);
+
+impl ProgramLimit {
+    /// Leaves everything as it is.
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    /// See the type.
+    pub fn restore() -> Self {
+        let Some(soft) = shown_limit() else {
+            return Self(None);
+        };
+        let ours = getrlimit(Resource::Nofile);
+        let current = (soft != u64::MAX).then_some(soft);
+        let program = Rlimit { current, ..ours };
+        Self(setrlimit(Resource::Nofile, program).is_ok().then_some(ours))
+    }
+}
+
+impl Drop for ProgramLimit {
+    fn drop(&mut self) {
+        if let Some(ours) = self.0.take() {
+            let _ = setrlimit(Resource::Nofile, ours);
+        }
+    }
+}
+
+/// The number under which a handover (see `engine::handover`) passes exec: both images can tell
+/// it from the limits that the program set, and nobody else uses it.
+pub fn handover_number() -> RawFd {
+    let limit = getrlimit(Resource::Nofile);
+    let soft = match shown_limit() {
+        Some(u64::MAX) => None,
+        Some(soft) => Some(soft),
+        None => limit.current,
+    };
+    let share = share(soft, limit.maximum);
+    let end = if share.has_room {
+        share.wanted
+    } else {
+        share.soft
+    };
+    end as RawFd - 1
 }
 
 /// Moves one of our own descriptors up. Where that fails it stays where it is, which is ugly but

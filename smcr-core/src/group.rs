@@ -75,6 +75,11 @@ impl LinkGroup {
         })
     }
 
+    /// A connection that came by exec is counted here; its RMBE is in nobody's books.
+    pub(crate) fn adopt(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Its number in this process, from 1.
     pub fn id(&self) -> u32 {
         self.id

@@ -89,6 +89,10 @@ reasons! {
     Internal = 0x0999_0000, "internal", "a system call of the library failed: run with SMCR_LOG=debug";
     /// The program runs with more rights than its user (set-uid), so the library stays out.
     Privileged = 0x5300_0014, "privileged", "the library stays out of set-uid programs";
+    /// A program that does not load the library got the connection by exec.
+    Executed = 0x5300_0015, "executed", "a connection was inherited by a program that does not load the library: it cannot use it";
+    /// The connection was passed to another process in a message.
+    Passed = 0x5300_0016, "passed", "a connection was passed to another process by SCM_RIGHTS, which SMC cannot serve: keep this program on TCP by a rule";
 }
 
 impl Reason {

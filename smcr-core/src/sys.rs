@@ -1,36 +1,30 @@
 //! The few system calls that rustix does not offer in the shape we need.
 //!
-//! Nothing here goes through libc's socket or descriptor functions: inside a preloaded program
-//! those names are our own hooks.
+//! Nothing here goes through libc: inside a preloaded program the names of its functions are our
+//! own hooks, and errno belongs to the program.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
+use syscalls::{Sysno, syscall};
 
-fn check(ret: libc::c_long) -> Result<libc::c_long, Errno> {
-    if ret < 0 {
-        // SAFETY: errno's address is valid for the calling thread.
-        Err(Errno::from_raw_os_error(unsafe {
-            *libc::__errno_location()
-        }))
-    } else {
-        Ok(ret)
-    }
+/// The kernel's answer as rustix would give it. `errno` is not touched: these calls are made inside
+/// calls of the program that may succeed.
+fn check(ret: Result<usize, syscalls::Errno>) -> Result<usize, Errno> {
+    ret.map_err(|errno| Errno::from_raw_os_error(errno.into_raw()))
 }
 
 /// `dup3(from, to)`: makes the number `to` another name of `from`, with or without close-on-exec.
 pub fn dup_onto(from: BorrowedFd<'_>, to: RawFd, cloexec: bool) -> Result<(), Errno> {
     let flags = if cloexec { libc::O_CLOEXEC } else { 0 };
     // SAFETY: dup3 reads no memory; that `to` may be replaced is what the caller asks for.
-    check(unsafe { libc::syscall(libc::SYS_dup3, from.as_raw_fd(), to, flags) }).map(drop)
+    check(unsafe { syscall!(Sysno::dup3, from.as_raw_fd(), to, flags) }).map(drop)
 }
 
 /// Duplicates `fd` at the lowest free number that is at least `min`, close-on-exec.
 pub fn dup_high(fd: BorrowedFd<'_>, min: RawFd) -> Result<OwnedFd, Errno> {
     // SAFETY: F_DUPFD_CLOEXEC takes an integer.
-    let new = check(unsafe {
-        libc::syscall(libc::SYS_fcntl, fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, min)
-    })?;
+    let new = check(unsafe { syscall!(Sysno::fcntl, fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, min) })?;
     // SAFETY: the kernel just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(new as RawFd) })
 }
@@ -45,8 +39,15 @@ pub fn poll_one(fd: BorrowedFd<'_>, events: i16, timeout_ms: Option<i32>) -> Res
         events,
         revents: 0,
     };
-    // SAFETY: one valid pollfd.
-    check(unsafe { libc::syscall(libc::SYS_poll, &mut entry, 1, timeout_ms.unwrap_or(-1)) })?;
+    let mut time = timeout_ms.map(|ms| libc::timespec {
+        tv_sec: i64::from(ms.max(0) / 1000),
+        tv_nsec: i64::from(ms.max(0) % 1000) * 1_000_000,
+    });
+    let time = time
+        .as_mut()
+        .map_or(std::ptr::null_mut(), std::ptr::from_mut);
+    // SAFETY: one valid pollfd, a valid time or none, no signal mask.
+    check(unsafe { syscall!(Sysno::ppoll, &raw mut entry, 1, time, 0, 0) })?;
     Ok(entry.revents)
 }
 
@@ -56,13 +57,13 @@ pub fn get_int(fd: BorrowedFd<'_>, level: i32, name: i32) -> Result<i32, Errno> 
     let mut len = size_of::<i32>() as libc::socklen_t;
     // SAFETY: `value` and `len` are valid for writes and `len` is the size of `value`.
     check(unsafe {
-        libc::syscall(
-            libc::SYS_getsockopt,
+        syscall!(
+            Sysno::getsockopt,
             fd.as_raw_fd(),
             level,
             name,
-            &mut value,
-            &mut len,
+            &raw mut value,
+            &raw mut len
         )
     })?;
     Ok(value)
@@ -73,13 +74,13 @@ pub fn set_int(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> Result<
     // SAFETY: `value` is valid for reads of its size.
     check(unsafe {
         let len = size_of::<i32>();
-        libc::syscall(
-            libc::SYS_setsockopt,
+        syscall!(
+            Sysno::setsockopt,
             fd.as_raw_fd(),
             level,
             name,
-            &value,
-            len,
+            &raw const value,
+            len
         )
     })
     .map(drop)
@@ -95,13 +96,13 @@ pub fn get_bytes(
     let mut len = buf.len() as libc::socklen_t;
     // SAFETY: `buf` is valid for writes of `len` bytes.
     check(unsafe {
-        libc::syscall(
-            libc::SYS_getsockopt,
+        syscall!(
+            Sysno::getsockopt,
             fd.as_raw_fd(),
             level,
             name,
             buf.as_mut_ptr(),
-            &mut len,
+            &raw mut len
         )
     })?;
     Ok((len as usize).min(buf.len()))
@@ -111,50 +112,54 @@ pub fn get_bytes(
 pub fn set_bytes(fd: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
     // SAFETY: `value` is valid for reads of its length.
     check(unsafe {
-        libc::syscall(
-            libc::SYS_setsockopt,
+        syscall!(
+            Sysno::setsockopt,
             fd.as_raw_fd(),
             level,
             name,
             value.as_ptr(),
-            value.len(),
+            value.len()
         )
     })
     .map(drop)
+}
+
+/// `shutdown(fd, how)`.
+pub fn shutdown(fd: BorrowedFd<'_>, how: i32) -> Result<(), Errno> {
+    // SAFETY: takes integers.
+    check(unsafe { syscall!(Sysno::shutdown, fd.as_raw_fd(), how) }).map(drop)
 }
 
 /// `recv` into `buf`. Not a cancellation point.
 pub fn recv(fd: BorrowedFd<'_>, buf: &mut [u8], flags: i32) -> Result<usize, Errno> {
     // SAFETY: `buf` is valid for writes of its length.
     check(unsafe {
-        libc::syscall(
-            libc::SYS_recvfrom,
+        syscall!(
+            Sysno::recvfrom,
             fd.as_raw_fd(),
             buf.as_mut_ptr(),
             buf.len(),
             flags,
             0usize,
-            0usize,
+            0usize
         )
     })
-    .map(|n| n as usize)
 }
 
 /// `send` of `buf`, never raising SIGPIPE. Not a cancellation point.
 pub fn send(fd: BorrowedFd<'_>, buf: &[u8], flags: i32) -> Result<usize, Errno> {
     // SAFETY: `buf` is valid for reads of its length.
     check(unsafe {
-        libc::syscall(
-            libc::SYS_sendto,
+        syscall!(
+            Sysno::sendto,
             fd.as_raw_fd(),
             buf.as_ptr(),
             buf.len(),
             flags | libc::MSG_NOSIGNAL,
             0usize,
-            0usize,
+            0usize
         )
     })
-    .map(|n| n as usize)
 }
 
 /// Sleeps until `word` is no longer `expected`, a wake-up comes or the time is over. The word may
@@ -167,14 +172,14 @@ pub fn futex_wait(word: &std::sync::atomic::AtomicU32, expected: u32, timeout_ms
     // SAFETY: the word and the time-out live across the call. Every outcome (woken, value
     // changed, time-out, signal) means "look again", so errors are of no interest.
     unsafe {
-        libc::syscall(
-            libc::SYS_futex,
+        let _ = syscall!(
+            Sysno::futex,
             word.as_ptr(),
             libc::FUTEX_WAIT,
             expected,
-            &time,
+            &raw const time,
             0,
-            0,
+            0
         );
     }
 }
@@ -183,33 +188,74 @@ pub fn futex_wait(word: &std::sync::atomic::AtomicU32, expected: u32, timeout_ms
 pub fn futex_wake(word: &std::sync::atomic::AtomicU32, count: i32) {
     // SAFETY: FUTEX_WAKE only uses the address as a key.
     unsafe {
-        libc::syscall(
-            libc::SYS_futex,
+        let _ = syscall!(
+            Sysno::futex,
             word.as_ptr(),
             libc::FUTEX_WAKE,
             count,
             0,
             0,
-            0,
+            0
         );
+    }
+}
+
+/// Copies `to.len()` bytes of this process's own memory from an address that may be wrong.
+/// Returns how many could be read.
+///
+/// # Safety
+/// None where the kernel checks the address; where a filter forbids to ask it, the program's word
+/// that the address is valid.
+///
+/// # Errors
+/// `EFAULT` for a wrong address.
+pub unsafe fn read_own_memory(from: *const u8, to: &mut [u8]) -> Result<usize, Errno> {
+    let local = libc::iovec {
+        iov_base: to.as_mut_ptr().cast(),
+        iov_len: to.len(),
+    };
+    let remote = libc::iovec {
+        iov_base: from.cast_mut().cast(),
+        iov_len: to.len(),
+    };
+    // SAFETY: `local` is valid for writes; `remote` is checked by the kernel.
+    let copied = check(unsafe {
+        syscall!(
+            Sysno::process_vm_readv,
+            getpid(),
+            &raw const local,
+            1,
+            &raw const remote,
+            1,
+            0
+        )
+    });
+    match copied {
+        // Forbidden by a seccomp filter: trust the program, as libc does.
+        Err(Errno::PERM | Errno::NOSYS) if !from.is_null() => {
+            // SAFETY: the program says that it is valid.
+            unsafe { std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) };
+            Ok(to.len())
+        }
+        copied => copied,
     }
 }
 
 /// The calling thread's id, from the kernel.
 pub fn gettid() -> u32 {
     // SAFETY: takes nothing, cannot fail.
-    unsafe { libc::syscall(libc::SYS_gettid) as u32 }
+    unsafe { syscall!(Sysno::gettid).map_or(0, |id| id as u32) }
 }
 
 /// The calling process's id, from the kernel (right in a vfork child, too).
 pub fn getpid() -> u32 {
     // SAFETY: takes nothing, cannot fail.
-    unsafe { libc::syscall(libc::SYS_getpid) as u32 }
+    unsafe { syscall!(Sysno::getpid).map_or(0, |id| id as u32) }
 }
 
 /// Whether a thread with this id exists in our PID namespace.
 pub fn thread_exists(tid: u32) -> bool {
     // SAFETY: signal 0 is never delivered.
-    let ret = check(unsafe { libc::syscall(libc::SYS_tkill, tid, 0) });
+    let ret = check(unsafe { syscall!(Sysno::tkill, tid, 0) });
     ret != Err(Errno::SRCH)
 }

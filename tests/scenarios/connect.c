@@ -53,7 +53,7 @@ SCENARIO(connect_non_blocking_refused, TCP_ONLY)
     int deaf = deaf_port(&a);
     int c = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     CALL(connect(c, &a.sa, a.len));
-    await(c, POLLERR);
+    await_reset(c);
     LOOK(c);
     SO_ERROR_OF(c);
     SO_ERROR_OF(c);
@@ -70,7 +70,7 @@ SCENARIO(connect_non_blocking_refused_asked_by_connect, TCP_ONLY)
     int deaf = deaf_port(&a);
     int c = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     CALL(connect(c, &a.sa, a.len));
-    await(c, POLLERR);
+    await_reset(c);
     CALL(connect(c, &a.sa, a.len));
     CALL(close(c));
     CALL(close(deaf));
@@ -82,7 +82,7 @@ SCENARIO(connect_non_blocking_refused_asked_by_recv, TCP_ONLY)
     int deaf = deaf_port(&a);
     int c = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     CALL(connect(c, &a.sa, a.len));
-    await(c, POLLERR);
+    await_reset(c);
     RECV(c, 10, 0);
     RECV(c, 10, 0);
     SO_ERROR_OF(c);
@@ -235,7 +235,7 @@ SCENARIO(connect_unspec_disconnects, SMC)
     struct addr peer = {.len = sizeof peer.ss};
     CALL(getpeername(c, &peer.sa, &peer.len));
     RECV(c, 10, MSG_DONTWAIT);
-    await(s, POLLHUP | POLLERR | POLLRDHUP);
+    await_reset(s);
     LOOK(s);
     CALL(close(s));
     struct addr a;

@@ -196,23 +196,26 @@ SCENARIO(epoll_number_closed_copy_lives, SMC)
 
 SCENARIO(epoll_close_removes, SMC)
 {
+    enum { NUMBER = 60 };
     PAIR(c, s);
     int ep = epoll_create1(0);
-    ADD(ep, s, EPOLLIN | EPOLLOUT, 's');
+    MUST(dup2(s, NUMBER));
+    MUST(close(s));
+    ADD(ep, NUMBER, EPOLLIN | EPOLLOUT, 's');
     EPOLL_WAIT(ep, 4, 0);
-    CALL(close(s));
+    CALL(close(NUMBER));
     EPOLL_WAIT(ep, 4, 50);
+    /* Another connection at the same number. */
     int d, t;
     tcp_pair_of(AF_INET, &d, &t);
-    /* Another connection at the same number. */
-    MUST(dup2(t, s));
+    MUST(dup2(t, NUMBER));
     EPOLL_WAIT(ep, 4, 50);
-    ADD(ep, s, EPOLLIN, 't');
+    ADD(ep, NUMBER, EPOLLIN, 't');
     SEND(d, "x", 0);
     EPOLL_WAIT(ep, 4, 5000);
     close_both(d, t);
-    CALL(close(s));
-    close_both(c, ep);
+    close_both(c, NUMBER);
+    CALL(close(ep));
 }
 
 SCENARIO(epoll_listener, TCP_ONLY)

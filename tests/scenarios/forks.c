@@ -22,6 +22,7 @@ SCENARIO(accept_then_fork, SMC)
     SEND(c, "to the child", 0);
     await(c, POLLIN);
     RECV(c, 100, 0);
+    checkpoint(1);
     CALL(shutdown(c, SHUT_WR));
     RECV(c, 100, 0);
     reap(pid);

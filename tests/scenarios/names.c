@@ -52,7 +52,7 @@ SCENARIO(names_after_reset, SMC)
     PAIR(c, s);
     linger_zero(s);
     CALL(close(s));
-    await(c, POLLERR);
+    await_reset(c);
     struct addr n = {.len = sizeof n.ss};
     CALL(getpeername(c, &n.sa, &n.len));
     CALL(getsockname(c, &n.sa, &n.len));

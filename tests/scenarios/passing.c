@@ -184,7 +184,7 @@ SCENARIO(killed_with_nothing_unread, SMC)
     LOOK(fd);
     RECV(fd, 100, 0);
     SEND(fd, "x", 0);
-    await(fd, POLLERR | POLLHUP);
+    await_reset(fd);
     LOOK(fd);
     SEND(fd, "x", 0);
     CALL(close(fd));
@@ -221,7 +221,7 @@ SCENARIO(killed_with_data_unread, SMC)
     settle();
     kill(pid, SIGKILL);
     reap(pid);
-    await(fd, POLLERR | POLLHUP);
+    await_reset(fd);
     LOOK(fd);
     RECV(fd, 100, 0);
     RECV(fd, 100, 0);

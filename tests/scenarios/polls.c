@@ -252,3 +252,24 @@ SCENARIO(poll_does_not_mix, SMC)
     POLL(t, POLLIN, 0);
     close_both(d, t);
 }
+
+/* Readable only from a number of bytes on, or at the end. */
+SCENARIO(low_water_mark, SMC)
+{
+    PAIR(c, s);
+    int low = 8;
+    CALL(setsockopt(s, SOL_SOCKET, SO_RCVLOWAT, &low, sizeof low));
+    SEND(c, "12345", 0);
+    settle();
+    POLL(s, POLLIN, 50);
+    RECV(s, 3, MSG_DONTWAIT);
+    SEND(c, "6789012", 0);
+    POLL(s, POLLIN, 5000);
+    RECV(s, 7, 0);
+    POLL(s, POLLIN, 50);
+    CALL(shutdown(c, SHUT_WR));
+    POLL(s, POLLIN, 5000);
+    RECV(s, 100, 0);
+    RECV(s, 100, 0);
+    close_both(c, s);
+}

@@ -7,7 +7,7 @@ SCENARIO(reset_by_linger_zero, SMC)
     PAIR(c, s);
     linger_zero(s);
     CALL(close(s));
-    await(c, POLLERR);
+    await_reset(c);
     LOOK(c);
     RECV(c, 100, 0);
     LOOK(c);
@@ -21,7 +21,7 @@ SCENARIO(reset_then_send_first, SMC)
     PAIR(c, s);
     linger_zero(c);
     CALL(close(c));
-    await(s, POLLERR);
+    await_reset(s);
     SEND(s, "x", 0);
     SEND(s, "x", 0);
     RECV(s, 100, 0);
@@ -34,7 +34,7 @@ SCENARIO(reset_then_so_error, SMC)
     PAIR(c, s);
     linger_zero(s);
     CALL(close(s));
-    await(c, POLLERR);
+    await_reset(c);
     SO_ERROR_OF(c);
     SO_ERROR_OF(c);
     LOOK(c);
@@ -50,7 +50,7 @@ SCENARIO(reset_with_data_pending, SMC)
     await(c, POLLIN);
     linger_zero(s);
     CALL(close(s));
-    await(c, POLLERR);
+    await_reset(c);
     LOOK(c);
     RECV(c, 9, 0);
     RECV(c, 100, 0);
@@ -65,7 +65,7 @@ SCENARIO(close_with_unread_data, SMC)
     SEND(c, "never read", 0);
     await(s, POLLIN);
     CALL(close(s));
-    await(c, POLLERR);
+    await_reset(c);
     LOOK(c);
     RECV(c, 100, 0);
     RECV(c, 100, 0);
@@ -81,7 +81,7 @@ SCENARIO(close_with_part_unread, SMC)
     SEND(s, "my own data", 0);
     await(c, POLLIN);
     CALL(close(s));
-    await(c, POLLERR);
+    await_reset(c);
     LOOK(c);
     RECV(c, 100, 0);
     RECV(c, 100, 0);
@@ -125,7 +125,7 @@ SCENARIO(write_after_peer_closed, SMC)
     CALL(close(s));
     await(c, POLLRDHUP);
     SEND(c, "accepted by TCP", 0);
-    await(c, POLLHUP | POLLERR);
+    await_reset(c);
     LOOK(c);
     SEND(c, "refused", 0);
     SEND(c, "quietly", MSG_NOSIGNAL);
@@ -141,7 +141,7 @@ SCENARIO(write_after_peer_closed_read_first, SMC)
     CALL(close(s));
     await(c, POLLRDHUP);
     SEND(c, "accepted by TCP", 0);
-    await(c, POLLHUP | POLLERR);
+    await_reset(c);
     LOOK(c);
     RECV(c, 100, 0);
     RECV(c, 100, 0);
@@ -229,7 +229,7 @@ SCENARIO(reset_seen_once_by_two_processes, SMC)
         return;
     }
     tell();
-    await(fd, POLLERR);
+    await_reset(fd);
     LOOK(fd);
     RECV(fd, 100, 0);
     RECV(fd, 100, 0);
@@ -261,7 +261,7 @@ SCENARIO(listener_closed_before_accept, TCP_ONLY)
     int c = connect_to(&a);
     await(l, POLLIN);
     CALL(close(l));
-    await(c, POLLERR);
+    await_reset(c);
     LOOK(c);
     RECV(c, 100, 0);
     RECV(c, 100, 0);

@@ -145,6 +145,8 @@ void epoll_ctl_say(int ep, int op, int fd, uint32_t events, char tag);
 /* Wait until poll shows one of the events (error and hang-up included if asked
  * for): no line, unless it does not come. */
 void await(int fd, short events);
+/* Wait until a reset has arrived. */
+void await_reset(int fd);
 /* Let everything under way arrive, where there is nothing to wait for. */
 void settle(void);
 void nap(int milliseconds);
@@ -169,6 +171,8 @@ struct addr peer_of(int fd);
 int port_of(const struct addr *a);
 int bound_socket(int family, struct addr *a);   /* with SO_REUSEADDR, not listening */
 int listener(int family, int backlog, struct addr *a);
+/* A free address whose port nobody else will take after it was closed. */
+struct addr quiet_address(void);
 int connect_to(const struct addr *a);           /* blocking, must succeed */
 int accept_one(int listener);                   /* blocking, must succeed */
 /* A connection within one thread: listen, connect, accept. */

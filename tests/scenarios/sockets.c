@@ -54,6 +54,19 @@ int listener(int family, int backlog, struct addr *a)
     return fd;
 }
 
+/* Below the range from which connections elsewhere on the host take theirs. */
+struct addr quiet_address(void)
+{
+    for (int port = 12000 + getpid() % 18000;; port++) {
+        struct addr a = loopback(AF_INET, port);
+        int probe = (int)MUST(socket(AF_INET, SOCK_STREAM, 0));
+        int rc = bind(probe, &a.sa, a.len);
+        close(probe);
+        if (rc == 0)
+            return a;
+    }
+}
+
 int connect_to(const struct addr *a)
 {
     int fd = (int)MUST(socket(a->sa.sa_family, SOCK_STREAM, 0));
@@ -144,6 +157,13 @@ void await(int fd, short events)
         if (n > 0)
             nap(2);
     }
+}
+
+void await_reset(int fd)
+{
+    await(fd, POLLERR);
+    /* TCP sets the error first, and the hang-up a moment later. */
+    await(fd, POLLHUP);
 }
 
 void elapsed_say(long since, long at_least, long at_most)

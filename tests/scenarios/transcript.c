@@ -62,6 +62,8 @@ void say(const char *format, ...)
     va_end(ap);
     if (n > (int)sizeof line - 2)
         n = (int)sizeof line - 2;
+    while (line[n - 1] == ' ')
+        n--;
     line[n++] = '\n';
     raw_write(transcript_fd, line, (size_t)n);
     errno = saved;

@@ -3,7 +3,10 @@
 use libc::{c_int, c_void, iovec, off_t, size_t, sockaddr, socklen_t, ssize_t};
 use redhook::{hook, real};
 
+use smcr_core::conn::io::Sink;
+
 use crate::ops::io;
+use crate::outcome::Outcome;
 use crate::table;
 
 super::resolves!(
@@ -70,10 +73,34 @@ unsafe fn receiving(
         .or_else(|received| received as ssize_t, pass_on)
 }
 
+/// As [`receiving`] for read and readv, which do nothing when asked for nothing.
+///
+/// # Safety
+/// `iov` is valid as for readv(2).
+#[inline]
+unsafe fn reading(
+    fd: c_int,
+    iov: *const iovec,
+    count: usize,
+    pass_on: impl FnOnce() -> ssize_t,
+) -> ssize_t {
+    let Some(stream) = table::stream(fd) else {
+        return pass_on();
+    };
+    // SAFETY: by this function's contract.
+    unsafe {
+        io::with_slices(iov, count, |sink| match Sink::left(sink) {
+            0 => Outcome::Done(0),
+            _ => io::recv(fd, &stream, sink, 0),
+        })
+    }
+    .or_else(|received| received as ssize_t, pass_on)
+}
+
 hook! {
     unsafe fn read(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t => smcr_read {
         // SAFETY: the program's buffer, by read's contract.
-        unsafe { receiving(fd, one(buf, len).as_ptr(), 1, 0, || real!(read)(fd, buf, len)) }
+        unsafe { reading(fd, one(buf, len).as_ptr(), 1, || real!(read)(fd, buf, len)) }
     }
 }
 
@@ -86,7 +113,7 @@ hook! {
             if len > room {
                 return real!(__read_chk)(fd, buf, len, room);
             }
-            receiving(fd, one(buf, len).as_ptr(), 1, 0, || real!(read)(fd, buf, len))
+            reading(fd, one(buf, len).as_ptr(), 1, || real!(read)(fd, buf, len))
         }
     }
 }
@@ -101,7 +128,7 @@ hook! {
 hook! {
     unsafe fn readv(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t => smcr_readv {
         // SAFETY: the program's buffers, by readv's contract.
-        unsafe { receiving(fd, iov, count as usize, 0, || real!(readv)(fd, iov, count)) }
+        unsafe { reading(fd, iov, count as usize, || real!(readv)(fd, iov, count)) }
     }
 }
 
@@ -189,7 +216,14 @@ hook! {
             if flags & libc::MSG_FASTOPEN != 0 {
                 crate::ops::setup::fast_open(fd);
             }
-            // A connected stream socket ignores the address.
+            // A connected stream socket ignores the address, but not a wrong length.
+            if addr_len as usize > size_of::<libc::sockaddr_storage>()
+                && !addr.is_null()
+                && table::stream(fd).is_some()
+            {
+                crate::real::set_errno(rustix::io::Errno::INVAL);
+                return -1;
+            }
             sending(fd, one(buf, len).as_ptr(), 1, flags, || {
                 real!(sendto)(fd, buf, len, flags, addr, addr_len)
             })
@@ -207,8 +241,7 @@ hook! {
             let received = receiving(fd, one(buf, len).as_ptr(), 1, flags, || {
                 real!(recvfrom)(fd, buf, len, flags, addr, addr_len)
             });
-            no_address(fd, received, addr, addr_len);
-            received
+            no_address(fd, received, addr, addr_len)
         }
     }
 }
@@ -226,19 +259,30 @@ hook! {
             let received = receiving(fd, one(buf, len).as_ptr(), 1, flags, || {
                 real!(recvfrom)(fd, buf, len, flags, addr, addr_len)
             });
-            no_address(fd, received, addr, addr_len);
-            received
+            no_address(fd, received, addr, addr_len)
         }
     }
 }
 
-/// TCP gives no address with received data: the length becomes 0.
+/// TCP gives no address with received data: the length becomes 0. Returns what recvfrom returns.
 ///
 /// # Safety
 /// `addr` and `addr_len` as for recvfrom(2).
-unsafe fn no_address(fd: c_int, received: ssize_t, addr: *mut sockaddr, len: *mut socklen_t) {
+unsafe fn no_address(
+    fd: c_int,
+    received: ssize_t,
+    addr: *mut sockaddr,
+    len: *mut socklen_t,
+) -> ssize_t {
     if received >= 0 && !addr.is_null() && !len.is_null() && table::stream(fd).is_some() {
         // SAFETY: by this function's contract.
-        unsafe { *len = 0 };
+        unsafe {
+            if (*len).cast_signed() < 0 {
+                crate::real::set_errno(rustix::io::Errno::INVAL);
+                return -1;
+            }
+            *len = 0;
+        }
     }
+    received
 }

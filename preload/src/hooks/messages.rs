@@ -2,6 +2,7 @@
 
 use libc::{c_int, c_uint, mmsghdr, msghdr, ssize_t, timespec};
 use redhook::{hook, real};
+use rustix::io::Errno;
 
 use crate::ops::io;
 use crate::outcome::Outcome;
@@ -21,6 +22,19 @@ unsafe fn send_one(
     // SAFETY: by this function's contract. Ancillary data mean nothing on a TCP socket.
     unsafe {
         let (iov, count) = ((*message).msg_iov, (*message).msg_iovlen);
+        if count > 1024 {
+            return Outcome::Failed(Errno::MSGSIZE);
+        }
+        if (*message).msg_controllen > 0 {
+            // Wrong ones are refused: by the TCP socket, which is given nothing to send.
+            if let Some(tcp) = crate::ops::options::tcp_of(fd) {
+                let mut empty = *message;
+                empty.msg_iovlen = 0;
+                if real!(sendmsg)(tcp, &empty, flags & !libc::MSG_OOB) < 0 {
+                    return Outcome::Failed(crate::real::errno());
+                }
+            }
+        }
         io::with_slices(iov, count, |source| io::send(fd, stream, source, flags))
     }
 }
@@ -36,6 +50,9 @@ unsafe fn receive_one(
     // SAFETY: by this function's contract.
     unsafe {
         let (iov, count) = ((*message).msg_iov, (*message).msg_iovlen);
+        if count > 1024 {
+            return Outcome::Failed(Errno::MSGSIZE);
+        }
         let received = io::with_slices(iov, count, |sink| io::recv(fd, stream, sink, flags));
         if let Outcome::Done(_) = received {
             // As TCP: no address, no ancillary data.
@@ -120,6 +137,10 @@ hook! {
             let Some(stream) = table::stream(fd) else {
                 return real!(recvmmsg)(fd, messages, count, flags, timeout);
             };
+            if !timeout.is_null() && ((*timeout).tv_sec < 0 || !(0..1_000_000_000).contains(&(*timeout).tv_nsec)) {
+                crate::real::set_errno(Errno::INVAL);
+                return -1;
+            }
             let began = std::time::Instant::now();
             let mut done = 0;
             let mut flags = flags;

@@ -6,11 +6,16 @@
 // The program calls these by C's rules and keeps their contracts; redhook's macro makes them.
 #![allow(unreachable_pub, missing_docs, non_upper_case_globals)]
 
-mod files;
-mod io;
+mod exec;
+pub(crate) mod files;
+pub(crate) mod io;
 mod messages;
 mod process;
 mod sockets;
+mod stdio;
+mod transfer;
+#[cfg(target_arch = "x86_64")]
+mod variadic;
 mod watching;
 
 /// Finds libc's functions now, so that no hook has to do it in a signal handler.
@@ -18,8 +23,11 @@ pub(crate) fn resolve() {
     io::resolve();
     files::resolve();
     messages::resolve();
+    exec::resolve_all();
     process::resolve();
     sockets::resolve();
+    stdio::resolve();
+    transfer::resolve();
     watching::resolve();
 }
 

@@ -4,7 +4,7 @@ use libc::{c_int, c_void, sockaddr, socklen_t};
 use redhook::{hook, real};
 
 use crate::ops::{fds, options, setup};
-use crate::outcome::{Outcome, PassOn};
+use crate::outcome::Outcome;
 use crate::{real, table};
 
 super::resolves!(
@@ -38,17 +38,14 @@ hook! {
     unsafe fn connect(fd: c_int, addr: *const sockaddr, len: socklen_t) -> c_int => smcr_connect {
         // SAFETY: the program's address, by connect's contract.
         unsafe {
+            let addr_copy = setup::copy_address(addr, len);
             if let Some(stream) = table::stream(fd) {
-                // Connected already: the TCP socket says so.
-                return match options::tcp_of(fd) {
-                    Some(tcp) => real!(connect)(tcp, addr, len),
-                    None => {
-                        drop(stream);
-                        real!(connect)(fd, addr, len)
-                    }
-                };
+                let disconnect = addr_copy.is_some_and(|a| a.family() == libc::AF_UNSPEC);
+                return setup::connect_again(fd, &stream, disconnect, |fd| {
+                    real!(connect)(fd, addr, len)
+                });
             }
-            let peer = setup::parse_address(addr, len);
+            let peer = addr_copy.and_then(|a| a.parse());
             setup::connect(fd, peer, || real!(connect)(fd, addr, len))
         }
     }
@@ -106,7 +103,17 @@ hook! {
             if value.is_null() || len > 4096 {
                 return pass_on();
             }
-            options::set(fd, level, name, options::bytes(value, len)).or_else(|done| done, pass_on)
+            match options::prepare(fd, level, name) {
+                Outcome::Done(target) => {
+                    // The kernel looks at the program's pointer first.
+                    let ret = real!(setsockopt)(target, level, name, value, len);
+                    if ret == 0 {
+                        options::applied(fd, level, name, options::bytes(value, len));
+                    }
+                    ret
+                }
+                refused => refused.or_else(|_| 0, pass_on),
+            }
         }
     }
 }
@@ -117,18 +124,13 @@ hook! {
     {
         // SAFETY: the program's buffers, by getsockopt's contract.
         unsafe {
-            let pass_on = || real!(getsockopt)(fd, level, name, value, len);
-            if !table::is_known(fd) || value.is_null() || len.is_null() || *len > 1 << 20 {
-                return pass_on();
-            }
-            let buf = std::slice::from_raw_parts_mut(value.cast::<u8>(), *len as usize);
-            options::get(fd, level, name, buf).or_else(
-                |got| {
-                    *len = got as socklen_t;
-                    0
-                },
-                pass_on,
-            )
+            // The TCP socket answers, also for the program's pointers.
+            let ret = real!(getsockopt)(options::tcp_of(fd).unwrap_or(fd), level, name, value, len);
+            if ret == 0 && (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR) && *len == 4
+                && let Some(error) = options::take_error(fd) {
+                    value.cast::<c_int>().write_unaligned(error);
+                }
+            ret
         }
     }
 }
@@ -155,10 +157,4 @@ hook! {
         // SAFETY: the program's buffers, by getpeername's contract.
         unsafe { real!(getpeername)(fd, addr, len) }
     }
-}
-
-/// The type that says "not ours" in this module.
-#[allow(dead_code)]
-fn not_ours<T>() -> Outcome<T> {
-    Outcome::PassOn(PassOn::NotOurs)
 }

@@ -75,6 +75,16 @@ fn milliseconds(timeout: c_int) -> Option<Duration> {
     u64::try_from(timeout).ok().map(Duration::from_millis)
 }
 
+/// Whether the kernel would take this time.
+///
+/// # Safety
+/// `timeout` is null or valid.
+unsafe fn is_valid(timeout: *const timespec) -> bool {
+    // SAFETY: by this function's contract.
+    unsafe { timeout.as_ref() }
+        .is_none_or(|time| time.tv_sec >= 0 && (0..1_000_000_000).contains(&time.tv_nsec))
+}
+
 /// # Safety
 /// `timeout` is null or valid.
 unsafe fn duration(timeout: *const timespec) -> Option<Duration> {
@@ -121,6 +131,9 @@ hook! {
     ) -> c_int => smcr_epoll_pwait2 {
         // SAFETY: the program's array, time and mask, by epoll_pwait2's contract.
         unsafe {
+            if !is_valid(timeout) {
+                return real!(epoll_pwait2)(epfd, out, max, timeout, sigmask);
+            }
             let wait = Wait { timeout: duration(timeout), sigmask };
             epoll::wait(epfd, events(out, max), &wait).or_else(
                 |found| found as c_int,
@@ -128,6 +141,17 @@ hook! {
             )
         }
     }
+}
+
+/// More entries than the program may have descriptors: the kernel goes by the limit that we
+/// raised.
+fn too_many(count: nfds_t) -> bool {
+    count > smcr_core::fds::program_limit() as nfds_t
+}
+
+fn refuse() -> c_int {
+    crate::real::set_errno(rustix::io::Errno::INVAL);
+    -1
 }
 
 /// # Safety
@@ -143,6 +167,9 @@ unsafe fn entries<'a>(fds: *mut pollfd, count: nfds_t) -> &'a mut [pollfd] {
 hook! {
     unsafe fn poll(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int => smcr_poll {
         let wait = Wait { timeout: milliseconds(timeout), sigmask: std::ptr::null() };
+        if too_many(count) {
+            return refuse();
+        }
         // SAFETY: the program's array, by poll's contract.
         unsafe {
             polling::poll(entries(fds, count), &wait)
@@ -171,6 +198,9 @@ hook! {
     ) -> c_int => smcr_ppoll {
         // SAFETY: the program's array, time and mask, by ppoll's contract.
         unsafe {
+            if !is_valid(timeout) || too_many(count) {
+                return refuse();
+            }
             let wait = Wait { timeout: duration(timeout), sigmask };
             polling::poll(entries(fds, count), &wait)
                 .or_else(|found| found as c_int, || real!(ppoll)(fds, count, timeout, sigmask))
@@ -200,6 +230,9 @@ hook! {
     ) -> c_int => smcr_select {
         // SAFETY: the program's sets and time, by select's contract.
         unsafe {
+            if timeout.as_ref().is_some_and(|time| time.tv_sec < 0 || time.tv_usec < 0) {
+                return real!(select)(nfds, read, write, except, timeout);
+            }
             let sets = Sets { nfds, read, write, except };
             let time = timeout.as_ref().map(|time| {
                 Duration::from_secs(time.tv_sec.max(0) as u64)
@@ -230,6 +263,9 @@ hook! {
     ) -> c_int => smcr_pselect {
         // SAFETY: the program's sets, time and mask, by pselect's contract.
         unsafe {
+            if !is_valid(timeout) {
+                return real!(pselect)(nfds, read, write, except, timeout, sigmask);
+            }
             let sets = Sets { nfds, read, write, except };
             let wait = Wait { timeout: duration(timeout), sigmask };
             selecting::select(&sets, &wait).or_else(

@@ -24,7 +24,7 @@ pub(crate) fn adopt_process() {
 
 /// Whether this is a vfork child (or a raw clone): it has our memory, but descriptors of its own,
 /// so the table is not to be touched.
-fn is_other_process() -> bool {
+pub(crate) fn is_other_process() -> bool {
     PROCESS.load(Ordering::Relaxed) != sys::getpid()
 }
 
@@ -35,7 +35,7 @@ pub(crate) fn closing(fd: RawFd) {
     }
     match put(fd, Entry::None) {
         Entry::Stream(stream) => stream_closing(fd, &stream),
-        Entry::Set(set) => set.clear(),
+        Entry::Set(set) => set.unnamed(),
         // The kernel forgets it in every epoll set; those that we know have to, too.
         Entry::Plain(_) => forget_in_sets(fd),
         Entry::None => {}
@@ -48,7 +48,7 @@ fn forget_in_sets(fd: RawFd) {
         table::sets(&guard)
     };
     for (_, set) in sets {
-        set.remove(fd);
+        set.remove(fd, true);
     }
 }
 
@@ -60,6 +60,7 @@ fn stream_closing(fd: RawFd, stream: &StreamRef) {
         fds.is_empty()
     };
     if last {
+        stream.watch.forget_looker();
         forget_in_sets(fd);
         let abort = options::wants_reset(&stream.connection);
         stream.connection.close(abort);
@@ -83,9 +84,13 @@ pub(crate) fn duplicated(old: RawFd, new: RawFd) {
             let before = table::put(new, Entry::Stream(stream.clone()), &guard);
             drop(guard);
             drop(before);
+            super::stdio::landed(new);
         }
         Entry::Plain(plain) => drop(put(new, Entry::Plain(plain))),
-        Entry::Set(set) => drop(put(new, Entry::Set(set))),
+        Entry::Set(set) => {
+            set.named();
+            drop(put(new, Entry::Set(set)));
+        }
     }
 }
 
@@ -100,9 +105,9 @@ pub(crate) fn closing_range(first: u32, last: u32) {
 /// Calls `close` for the range, leaving out the library's own descriptors: the program does not
 /// know of them, and closes what it did not open to be sure that nothing is left.
 pub(crate) fn close_range(first: u32, last: u32, close: impl Fn(u32, u32) -> c_int) -> c_int {
-    // A vfork child is about to execute a program: there they may go.
+    // So in a vfork child, which may have to pass on connections; exec closes them.
     match smcr_core::fds::lowest_own().and_then(|fd| u32::try_from(fd).ok()) {
-        Some(own) if !is_other_process() && last >= own => {
+        Some(own) if last >= own => {
             if first < own {
                 close(first, own - 1)
             } else {
@@ -124,6 +129,11 @@ pub(crate) fn status_changed(fd: RawFd, flags: c_int) {
         stream
             .connection
             .set_nonblocking(flags & libc::O_NONBLOCK != 0);
+        let signals = flags & libc::O_ASYNC != 0;
+        stream.watch.set_signals(signals);
+        if let (true, Some(smc)) = (signals, stream.connection.smc()) {
+            smc.arm();
+        }
     }
 }
 
@@ -144,6 +154,22 @@ pub(crate) unsafe fn ioctl(
         let on = unsafe { arg.cast::<c_int>().read_unaligned() } != 0;
         stream.connection.set_nonblocking(on);
         return Outcome::PassOn(PassOn::NotOurs);
+    }
+    if let Some(tcp) = options::tcp_of(fd)
+        && matches!(
+            request as libc::c_ulong,
+            libc::FIONREAD | libc::TIOCOUTQ | SIOCATMARK
+        )
+    {
+        // Checks the program's pointer.
+        // SAFETY: by this function's contract.
+        if let Err(errno) = unsafe { real::ioctl(tcp, request, arg) } {
+            return Outcome::Failed(errno);
+        }
+        if stream.connection.smc().is_none() {
+            // Before the handshake it is the TCP socket that has the bytes.
+            return Outcome::Done(0);
+        }
     }
     let answer = match request as libc::c_ulong {
         libc::FIONREAD => match stream.connection.smc() {
@@ -179,6 +205,10 @@ pub(crate) fn shutdown(fd: RawFd, how: c_int) -> Outcome<c_int> {
     };
     // SAFETY: the program's own descriptor, in its call on it.
     let result = smc.shutdown(unsafe { BorrowedFd::borrow_raw(fd) }, how);
+    if let (Ok(()), Some(tcp)) = (result, stream.connection.tcp()) {
+        // For TCP_INFO and the like; the peer's library takes no notice.
+        let _ = sys::shutdown(tcp, how);
+    }
     result.map(|()| 0).into()
 }
 

@@ -41,6 +41,10 @@ extern "C" fn child() {
     fds::adopt_process();
     let held = HELD.lock().take();
     engine::after_fork_in_child();
+    for stream in all_streams() {
+        // SAFETY: the child of a fork has one thread.
+        unsafe { stream.connection.relist() };
+    }
     if let Some(Held { table, rest }) = held {
         drop(table);
         // Its mutex belongs to the parent's engine, which this process no longer uses.
@@ -57,7 +61,7 @@ pub(crate) fn failed() {
 }
 
 /// Each stream once. The caller holds the table's lock.
-fn all_streams() -> impl Iterator<Item = StreamRef> {
+pub(crate) fn all_streams() -> impl Iterator<Item = StreamRef> {
     table::known(0, RawFd::MAX).filter_map(|fd| {
         let stream = table::stream(fd)?;
         let first = stream.fds.lock().first().copied();

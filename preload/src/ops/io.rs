@@ -33,6 +33,10 @@ pub(crate) fn send(
         if let Some(smc) = connection.smc() {
             let sent = smc.send(borrow(fd), source, flags);
             connection.note_bytes(smc);
+            if sent == Err(Errno::AGAIN) {
+                // Space is looked for, too.
+                stream.watch.left_unarmed(stream, smc);
+            }
             if sent == Err(Errno::PIPE) && flags & libc::MSG_NOSIGNAL == 0 {
                 raise_sigpipe();
             }
@@ -72,7 +76,7 @@ pub(crate) fn recv(
             if flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE | libc::MSG_TRUNC) != 0 {
                 return recv_special(fd, stream, sink, flags);
             }
-            let arming = stream.watch.arming(connection.is_nonblocking());
+            let arming = stream.watch.arming(smc, connection.is_nonblocking());
             let received = smc.recv(borrow(fd), sink, flags, arming);
             connection.note_bytes(smc);
             if arming == Arming::Later

@@ -1,7 +1,11 @@
 //! What the hooks do, in Rust's terms.
 
+pub(crate) mod exec;
 pub(crate) mod fds;
 pub(crate) mod fork;
+pub(crate) mod image;
 pub(crate) mod io;
 pub(crate) mod options;
 pub(crate) mod setup;
+pub(crate) mod stdio;
+pub(crate) mod transfer;

@@ -19,9 +19,8 @@ static LINGER_USED: AtomicBool = AtomicBool::new(false);
 
 const SOL_TCP: c_int = libc::IPPROTO_TCP;
 
-/// setsockopt() on any descriptor: notes what concerns us. For a stream, applies the option to
-/// its TCP socket.
-pub(crate) fn set(fd: RawFd, level: c_int, name: c_int, value: &[u8]) -> Outcome<c_int> {
+/// setsockopt() on any descriptor: which socket the option is to be set on, or why it cannot be.
+pub(crate) fn prepare(fd: RawFd, level: c_int, name: c_int) -> Outcome<RawFd> {
     match (level, name) {
         (libc::SOL_SOCKET, libc::SO_RCVTIMEO | libc::SO_SNDTIMEO) => {
             TIMEOUTS_USED.store(true, Ordering::Relaxed);
@@ -32,38 +31,36 @@ pub(crate) fn set(fd: RawFd, level: c_int, name: c_int, value: &[u8]) -> Outcome
     if !table::is_known(fd) {
         return Outcome::PassOn(PassOn::NotOurs);
     }
+    if let Some(stream) = table::stream(fd)
+        && let Some(reason) = forbids(level, name)
+    {
+        stream.connection.withdraw(reason);
+        if stream.connection.smc().is_some() {
+            // Kernel TLS and the like need the TCP stream, which has moved. Of an upper layer the
+            // kernel's word is that it knows none of that name.
+            let ulp = (level, name) == (SOL_TCP, libc::TCP_ULP);
+            return Outcome::Failed(if ulp { Errno::NOENT } else { Errno::OPNOTSUPP });
+        }
+    }
+    Outcome::Done(tcp_of(fd).unwrap_or(fd))
+}
+
+/// setsockopt() succeeded.
+pub(crate) fn applied(fd: RawFd, level: c_int, name: c_int, value: &[u8]) {
     let int = value.first_chunk().map(|raw| i32::from_ne_bytes(*raw));
     match table::entry(fd) {
-        Entry::Plain(plain) => {
-            match (level, name) {
-                (libc::IPPROTO_IP, libc::IP_TTL)
-                | (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS) => plain.set_ttl(int.unwrap_or(-1)),
-                _ => {
-                    if let Some(reason) = forbids(level, name, int) {
-                        plain.forbid(reason);
-                    }
+        Entry::Plain(plain) => match (level, name) {
+            (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS) => {
+                plain.set_ttl(int.unwrap_or(-1));
+            }
+            _ => {
+                if let (Some(reason), true) = (forbids(level, name), int != Some(0)) {
+                    plain.forbid(reason);
                 }
             }
-            Outcome::PassOn(PassOn::NotOurs)
-        }
-        Entry::Stream(stream) => {
-            if forbids(level, name, int).is_some() && stream.connection.smc().is_some() {
-                // Kernel TLS and the like need the TCP stream, which has moved.
-                return Outcome::Failed(Errno::OPNOTSUPP);
-            }
-            if let Some(reason) = forbids(level, name, int) {
-                stream.connection.withdraw(reason);
-            }
-            let Some(tcp) = stream.connection.tcp() else {
-                return Outcome::PassOn(PassOn::OnTcp);
-            };
-            let result = sys::set_bytes(tcp, level, name, value);
-            if result.is_ok() {
-                apply(fd, &stream.connection, level, name, value, int);
-            }
-            result.map(|()| 0).into()
-        }
-        _ => Outcome::PassOn(PassOn::NotOurs),
+        },
+        Entry::Stream(stream) => apply(fd, &stream.connection, level, name, value, int),
+        _ => {}
     }
 }
 
@@ -85,15 +82,23 @@ fn apply(
         libc::SO_RCVTIMEO | libc::SO_SNDTIMEO => {
             let _ = sys::set_bytes(end, level, name, value);
         }
+        libc::SO_RCVLOWAT => {
+            if let (Some(smc), Some(bytes)) = (connection.smc(), int) {
+                smc.set_low_water(bytes.max(1) as u32);
+            }
+        }
         libc::SO_OOBINLINE => connection.set_oob_inline(int.is_some_and(|on| on != 0)),
         _ => {}
     }
 }
 
 /// Options that only TCP can serve.
-fn forbids(level: c_int, name: c_int, value: Option<i32>) -> Option<Reason> {
+fn forbids(level: c_int, name: c_int) -> Option<Reason> {
     const TCP_MD5SIG_EXT: c_int = 32;
     const TCP_AO_ADD_KEY: c_int = 38;
+    if (level, name) == (libc::SOL_SOCKET, libc::SO_ZEROCOPY) {
+        return Some(Reason::Unsupported);
+    }
     if level != SOL_TCP {
         return None;
     }
@@ -101,31 +106,16 @@ fn forbids(level: c_int, name: c_int, value: Option<i32>) -> Option<Reason> {
         libc::TCP_ULP => Some(Reason::Ulp),
         libc::TCP_MD5SIG | TCP_MD5SIG_EXT | TCP_AO_ADD_KEY => Some(Reason::Md5),
         libc::TCP_REPAIR => Some(Reason::Repair),
-        libc::TCP_FASTOPEN | libc::TCP_FASTOPEN_CONNECT if value.is_some_and(|on| on != 0) => {
-            Some(Reason::FastOpen)
-        }
+        libc::TCP_FASTOPEN | libc::TCP_FASTOPEN_CONNECT => Some(Reason::FastOpen),
         _ => None,
     }
 }
 
-/// getsockopt() of a stream.
-pub(crate) fn get(fd: RawFd, level: c_int, name: c_int, buf: &mut [u8]) -> Outcome<usize> {
-    let Some(stream) = table::stream(fd) else {
-        return Outcome::PassOn(PassOn::NotOurs);
-    };
-    let Some(tcp) = stream.connection.tcp() else {
-        return Outcome::PassOn(PassOn::OnTcp);
-    };
-    if (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR)
-        && let Some(smc) = stream.connection.smc()
-    {
-        let error = smc.take_error().map_or(0, |errno| errno.raw_os_error());
-        let raw = error.to_ne_bytes();
-        let len = raw.len().min(buf.len());
-        buf[..len].copy_from_slice(&raw[..len]);
-        return Outcome::Done(len);
-    }
-    sys::get_bytes(tcp, level, name, buf).into()
+/// `SO_ERROR` of a stream that is on SMC, which is cleared by asking.
+pub(crate) fn take_error(fd: RawFd) -> Option<c_int> {
+    let stream = table::stream(fd)?;
+    let smc = stream.connection.smc()?;
+    Some(smc.take_error().map_or(0, |errno| errno.raw_os_error()))
 }
 
 /// The TCP socket that answers for a stream's addresses and identity.
@@ -173,12 +163,8 @@ pub(crate) unsafe fn bytes<'a>(value: *const c_void, len: u32) -> &'a [u8] {
     unsafe { std::slice::from_raw_parts(value.cast(), len as usize) }
 }
 
-/// `ENOTCONN` for a stream that was reset, as TCP says.
+/// `ENOTCONN` for a stream whose both directions have ended, as TCP says.
 pub(crate) fn disconnected(fd: RawFd) -> Option<Errno> {
     let stream = table::stream(fd)?;
-    stream
-        .connection
-        .smc()?
-        .is_reset()
-        .then_some(Errno::NOTCONN)
+    stream.connection.smc()?.is_over().then_some(Errno::NOTCONN)
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use libc::{c_int, sockaddr};
 use rustix::io::Errno;
@@ -49,9 +50,7 @@ pub(crate) fn plain(fd: RawFd) -> Option<Arc<Plain>> {
     match table::entry(fd) {
         Entry::Plain(plain) => Some(plain),
         Entry::None => {
-            let socket = borrow(fd);
-            let is = |name, value| sys::get_int(socket, libc::SOL_SOCKET, name) == Ok(value);
-            if !is(libc::SO_PROTOCOL, libc::IPPROTO_TCP) || !is(libc::SO_TYPE, libc::SOCK_STREAM) {
+            if !is_tcp(fd) {
                 return None;
             }
             let plain = Arc::new(Plain::new());
@@ -62,27 +61,47 @@ pub(crate) fn plain(fd: RawFd) -> Option<Arc<Plain>> {
     }
 }
 
-/// Reads an IP address as the program gave it.
+/// Whether the kernel says that a descriptor is a TCP socket.
+pub(crate) fn is_tcp(fd: RawFd) -> bool {
+    let _errno = real::KeepErrno::new();
+    let socket = borrow(fd);
+    let is = |name, value| sys::get_int(socket, libc::SOL_SOCKET, name) == Ok(value);
+    fd >= 0 && is(libc::SO_PROTOCOL, libc::IPPROTO_TCP) && is(libc::SO_TYPE, libc::SOCK_STREAM)
+}
+
+/// A socket address, copied out of the program's memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Address([u8; size_of::<libc::sockaddr_in6>()], usize);
+
+/// Copies an address; `None` if the program's pointer is wrong, which the real call reports.
 ///
 /// # Safety
-/// `addr` is null or valid for `len` bytes.
-pub(crate) unsafe fn parse_address(addr: *const sockaddr, len: u32) -> Option<SocketAddr> {
-    let len = len as usize;
-    if addr.is_null() || len < size_of::<libc::sa_family_t>() {
-        return None;
+/// `addr` is the program's argument, which it says is valid for `len` bytes.
+pub(crate) unsafe fn copy_address(addr: *const sockaddr, len: u32) -> Option<Address> {
+    let mut copy = Address([0; _], 0);
+    let wanted = (len as usize).min(copy.0.len());
+    // SAFETY: by this function's contract.
+    copy.1 = unsafe { sys::read_own_memory(addr.cast(), &mut copy.0[..wanted]) }.ok()?;
+    (copy.1 >= size_of::<libc::sa_family_t>()).then_some(copy)
+}
+
+impl Address {
+    pub(crate) fn family(&self) -> c_int {
+        c_int::from(u16::from_ne_bytes([self.0[0], self.0[1]]))
     }
-    // SAFETY: long enough for the family, by the check above, and for the rest by those below.
-    unsafe {
-        match c_int::from((*addr).sa_family) {
-            libc::AF_INET if len >= size_of::<libc::sockaddr_in>() => {
-                let addr = addr.cast::<libc::sockaddr_in>().read_unaligned();
-                let ip = std::net::Ipv4Addr::from(u32::from_be(addr.sin_addr.s_addr));
-                Some(SocketAddr::from((ip, u16::from_be(addr.sin_port))))
+
+    /// The IP address and port, if it is one.
+    pub(crate) fn parse(&self) -> Option<SocketAddr> {
+        let raw = &self.0[..self.1];
+        let port = u16::from_be_bytes(*raw.get(2..)?.first_chunk()?);
+        match self.family() {
+            libc::AF_INET if raw.len() >= size_of::<libc::sockaddr_in>() => {
+                let ip: [u8; 4] = *raw.get(4..)?.first_chunk()?;
+                Some(SocketAddr::from((ip, port)))
             }
-            libc::AF_INET6 if len >= size_of::<libc::sockaddr_in6>() => {
-                let addr = addr.cast::<libc::sockaddr_in6>().read_unaligned();
-                let ip = std::net::Ipv6Addr::from(addr.sin6_addr.s6_addr);
-                Some(SocketAddr::from((ip, u16::from_be(addr.sin6_port))))
+            libc::AF_INET6 if raw.len() >= size_of::<libc::sockaddr_in6>() => {
+                let ip: [u8; 16] = *raw.get(8..)?.first_chunk()?;
+                Some(SocketAddr::from((ip, port)))
             }
             _ => None,
         }
@@ -119,11 +138,16 @@ pub(crate) fn connect(fd: RawFd, peer: Option<SocketAddr>, call: impl FnOnce() -
     match engine.connected(&plan, borrow(fd), outcome) {
         Ok(mut connecting) => {
             let connection = connecting.connection;
+            let names = names_of(fd, &plain);
             let stream = StreamRef::new(Arc::clone(&connection));
             let fallback = stream.clone();
             connecting.pending.on_tcp = Box::new(move |tcp| back_to_tcp(&fallback, tcp));
             connection.begin(connecting.pending);
-            if install(fd, &stream, connecting.end.as_fd()).is_ok() {
+            let end = connecting.end.as_fd();
+            if names
+                .iter()
+                .all(|&name| install(name, &stream, end).is_ok())
+            {
                 engine.watch(&connection);
             } else {
                 connection.withdraw(Reason::Descriptors);
@@ -133,6 +157,40 @@ pub(crate) fn connect(fd: RawFd, peer: Option<SocketAddr>, call: impl FnOnce() -
         Err(None) => {}
     }
     ret
+}
+
+/// All the descriptors that name this socket: the program may have duplicated it.
+fn names_of(fd: RawFd, plain: &Arc<Plain>) -> Vec<RawFd> {
+    // The table's reference and the caller's: it has no other name.
+    if Arc::strong_count(plain) <= 2 {
+        return vec![fd];
+    }
+    let is_name = |&other: &RawFd| match table::entry(other) {
+        Entry::Plain(known) => Arc::ptr_eq(&known, plain),
+        _ => false,
+    };
+    table::known(0, RawFd::MAX).filter(is_name).collect()
+}
+
+/// connect() of a stream. `call` makes the real one, on the descriptor it is given.
+pub(crate) fn connect_again(
+    fd: RawFd,
+    stream: &StreamRef,
+    disconnect: bool,
+    call: impl FnOnce(RawFd) -> c_int,
+) -> c_int {
+    stream.connection.wait_decided();
+    let Some(tcp) = super::options::tcp_of(fd) else {
+        return call(fd);
+    };
+    if !disconnect {
+        // It is connected; the TCP socket says so.
+        return call(tcp);
+    }
+    // AF_UNSPEC: the connection is reset, and the socket can be used for another one.
+    stream.connection.close(true);
+    back_to_tcp(stream, borrow(tcp));
+    call(fd)
 }
 
 /// Lists a connection that is on TCP, with the reason.
@@ -154,6 +212,8 @@ fn install(fd: RawFd, stream: &StreamRef, end: BorrowedFd<'_>) -> Result<(), Err
         .connection
         .set_nonblocking(status & libc::O_NONBLOCK != 0);
     real::fcntl(end.as_raw_fd(), libc::F_SETFL, i64::from(status))?;
+    let inode = rustix::fs::fstat(end)?.st_ino;
+    stream.inode.store(inode, Ordering::Relaxed);
     super::options::copy_timeouts(borrow(fd), end);
     let sets = sets_with(fd);
     for (epfd, _, member) in &sets {
@@ -164,10 +224,11 @@ fn install(fd: RawFd, stream: &StreamRef, end: BorrowedFd<'_>) -> Result<(), Err
     let old = put(fd, Entry::Stream(stream.clone()));
     for (epfd, set, member) in &sets {
         ctl(*epfd, libc::EPOLL_CTL_ADD, fd, member);
-        set.insert(fd, member.events, member.data, Some(stream.clone()));
+        set.insert(fd, member.events, member.data, Some(stream));
         watch::epoll::register(set, stream, fd, member.events, false);
     }
     drop(old);
+    super::stdio::landed(fd);
     Ok(())
 }
 
@@ -201,7 +262,7 @@ fn back_to_tcp(stream: &StreamRef, tcp: BorrowedFd<'_>) {
     drop(old);
 }
 
-type Membership = (RawFd, Arc<Set>, watch::set::Member);
+type Membership = (RawFd, &'static Set, watch::set::Member);
 
 /// The epoll sets that watch a descriptor.
 fn sets_with(fd: RawFd) -> Vec<Membership> {

@@ -1,7 +1,6 @@
 //! epoll_wait and its relatives.
 
 use std::os::fd::RawFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use libc::{epoll_event, sigset_t, timespec};
@@ -23,38 +22,37 @@ pub(crate) struct Wait {
 /// A new epoll descriptor.
 pub(crate) fn created(epfd: RawFd) {
     let guard = table::lock();
-    let old = table::put(epfd, Entry::Set(Arc::new(Set::new(epfd))), &guard);
+    let old = table::put(epfd, Entry::Set(Set::new(epfd)), &guard);
     drop(guard);
     drop(old);
 }
 
 /// epoll_ctl succeeded in the kernel.
 pub(crate) fn controlled(epfd: RawFd, op: i32, fd: RawFd, event: Option<epoll_event>) {
-    let Entry::Set(set) = table::entry(epfd) else {
+    let Some(set) = table::set(epfd) else {
         return;
     };
-    if let Entry::Set(inner) = table::entry(fd) {
-        inner.set_nested();
-        return;
+    let stream = table::stream(fd);
+    if stream.is_none() {
+        if let Some(inner) = table::set(fd) {
+            inner.set_nested();
+            return;
+        }
+        // A TCP socket: it may become a stream when it connects. Nothing else is of interest.
+        if !table::is_plain(fd) {
+            return;
+        }
     }
-    let stream = match table::entry(fd) {
-        Entry::Stream(stream) => Some(stream),
-        // It may become a stream when it connects.
-        Entry::Plain(_) => None,
-        _ => return,
-    };
-    let old = set.remove(fd);
     match (op, event) {
         (libc::EPOLL_CTL_DEL, _) => {
-            if let Some(stream) = old.and_then(|member| member.stream) {
+            if let Some(stream) = set.remove(fd, false) {
                 unregister(&stream);
             }
         }
         (_, Some(event)) => {
-            let had = old.and_then(|member| member.stream);
-            set.insert(fd, event.events, event.u64, stream.clone());
+            let again = set.insert(fd, event.events, event.u64, stream.as_ref());
             if let Some(stream) = stream {
-                register(&set, &stream, fd, event.events, had.is_some());
+                register(set, &stream, fd, event.events, again);
             }
         }
         _ => {}
@@ -62,41 +60,39 @@ pub(crate) fn controlled(epfd: RawFd, op: i32, fd: RawFd, event: Option<epoll_ev
 }
 
 /// A stream is in a set: decides who arms, and looks at what is there already.
-pub(crate) fn register(set: &Arc<Set>, stream: &StreamRef, fd: RawFd, events: u32, again: bool) {
+pub(crate) fn register(set: &'static Set, stream: &StreamRef, fd: RawFd, events: u32, again: bool) {
     let smc = stream.connection.smc();
-    let looker = set.can_look(events).then(|| (Arc::clone(set), fd));
+    let looker = set.can_look(events).then_some((set, fd));
     if again {
         stream.watch.reregistered(looker, smc);
     } else {
         stream.watch.registered(looker, smc);
     }
     if let Some(smc) = smc {
-        smc.set_edges(events & libc::EPOLLET as u32 != 0 && stream.watch.looker().is_none());
-        if stream.watch.looker().is_some() {
-            set.look_at_new(stream, fd);
-        }
+        // A set that is watched itself gives edges, too.
+        let edges = events & libc::EPOLLET as u32 != 0 || set.is_nested();
+        smc.set_edges(edges && stream.watch.looker().is_none());
+        stream.watch.left_unarmed(stream, smc);
     }
 }
 
 fn unregister(stream: &StreamRef) {
-    stream.watch.unregistered(stream.connection.smc());
-    if let Some(smc) = stream.connection.smc() {
+    let smc = stream.connection.smc();
+    stream.watch.unregistered(smc);
+    if let Some(smc) = smc {
         smc.set_edges(false);
     }
 }
 
 /// epoll_wait, epoll_pwait, epoll_pwait2.
 pub(crate) fn wait(epfd: RawFd, out: &mut [epoll_event], wait: &Wait) -> Outcome<usize> {
-    if !table::is_known(epfd) {
-        return Outcome::PassOn(PassOn::NotOurs);
-    }
-    let Entry::Set(set) = table::entry(epfd) else {
+    let Some(set) = table::set(epfd) else {
         return Outcome::PassOn(PassOn::NotOurs);
     };
     if !set.has_streams() || out.is_empty() {
         return Outcome::PassOn(PassOn::NotOurs);
     }
-    wait_on(&set, epfd, out, wait).into()
+    wait_on(set, epfd, out, wait).into()
 }
 
 fn wait_on(set: &Set, epfd: RawFd, out: &mut [epoll_event], wait: &Wait) -> Result<usize, Errno> {

@@ -5,16 +5,15 @@
 //! at the rings themselves and ask for bells (*arm*) only when they are about to sleep in the
 //! kernel. A socket that is watched in ways we do not see, or by several threads, stays armed.
 
+mod edge;
 pub(crate) mod epoll;
 pub(crate) mod poll;
 pub(crate) mod select;
 pub(crate) mod set;
 
 use std::os::fd::RawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering};
 
-use parking_lot::Mutex;
 use smcr_core::conn::{Arming, Smc};
 
 use crate::stream::StreamRef;
@@ -27,12 +26,12 @@ pub(crate) struct Watch {
     looker: AtomicPtr<Set>,
     /// The descriptor it knows the stream by.
     looker_fd: AtomicI32,
-    /// Every set that ever was the looker: `looker` may be read at any time.
-    kept: Mutex<Vec<Arc<Set>>>,
     /// The looker knows that the ring was left empty and unarmed.
     pub(crate) in_hot: AtomicBool,
     /// A hooked poll or select watched it: it arms before it sleeps.
     polled: AtomicBool,
+    /// The program wants SIGIO: every arrival has to reach the kernel.
+    signals: AtomicBool,
     /// Epoll sets that watch it.
     registrations: AtomicU32,
 }
@@ -40,9 +39,11 @@ pub(crate) struct Watch {
 impl Watch {
     /// Who arms after a receive.
     #[inline]
-    pub(crate) fn arming(&self, nonblocking: bool) -> Arming {
+    pub(crate) fn arming(&self, smc: &Smc, nonblocking: bool) -> Arming {
         let registrations = self.registrations.load(Ordering::Relaxed);
-        let later = if registrations > 0 {
+        let later = if self.signals.load(Ordering::Relaxed) || smc.is_shared() {
+            false
+        } else if registrations > 0 {
             // With a thread of the set asleep in the kernel, arrivals have to ring.
             self.looker().is_some_and(|set| !set.has_sleepers())
         } else {
@@ -50,6 +51,11 @@ impl Watch {
             !nonblocking || self.polled.load(Ordering::Relaxed)
         };
         if later { Arming::Later } else { Arming::Now }
+    }
+
+    /// O_ASYNC was set or cleared.
+    pub(crate) fn set_signals(&self, on: bool) {
+        self.signals.store(on, Ordering::Relaxed);
     }
 
     /// A hooked poll or select watches the stream.
@@ -71,7 +77,7 @@ impl Watch {
     }
 
     /// One more epoll set watches it (`looker`: this one can look at the ring itself).
-    pub(crate) fn registered(&self, looker: Option<(Arc<Set>, RawFd)>, smc: Option<&Smc>) {
+    pub(crate) fn registered(&self, looker: Option<(&'static Set, RawFd)>, smc: Option<&Smc>) {
         let before = self.registrations.fetch_add(1, Ordering::Relaxed);
         let looker = if before == 0 { looker } else { None };
         self.set_looker(looker, smc);
@@ -83,30 +89,39 @@ impl Watch {
     }
 
     /// The registration in one of the sets changed.
-    pub(crate) fn reregistered(&self, looker: Option<(Arc<Set>, RawFd)>, smc: Option<&Smc>) {
+    pub(crate) fn reregistered(&self, looker: Option<(&'static Set, RawFd)>, smc: Option<&Smc>) {
         let only = self.registrations.load(Ordering::Relaxed) == 1;
         self.set_looker(if only { looker } else { None }, smc);
     }
 
-    /// One epoll set less watches it.
+    /// One epoll set less watches it. The looker keeps looking if it is the one, since programs
+    /// that take a descriptor out of a set often put it back; and whoever watched it by a hooked
+    /// function once will again.
     pub(crate) fn unregistered(&self, smc: Option<&Smc>) {
         self.registrations.fetch_sub(1, Ordering::Relaxed);
-        self.set_looker(None, smc);
+        self.polled.store(true, Ordering::Relaxed);
+        if self.registrations.load(Ordering::Relaxed) > 0 {
+            self.set_looker(None, smc);
+        }
+    }
+
+    /// The descriptor that the looker knows is closed, or the looker is.
+    pub(crate) fn forget_looker(&self) {
+        self.looker.store(std::ptr::null_mut(), Ordering::Release);
+        self.in_hot.store(false, Ordering::Relaxed);
     }
 
     /// The registration changed.
-    pub(crate) fn set_looker(&self, looker: Option<(Arc<Set>, RawFd)>, smc: Option<&Smc>) {
+    pub(crate) fn set_looker(&self, looker: Option<(&'static Set, RawFd)>, smc: Option<&Smc>) {
         let old_fd = self.looker_fd.load(Ordering::Relaxed);
         let old = self.looker();
         let new = looker.map_or(std::ptr::null_mut(), |(set, fd)| {
-            let raw = Arc::as_ptr(&set).cast_mut();
-            let mut kept = self.kept.lock();
-            if !kept.iter().any(|known| Arc::ptr_eq(known, &set)) {
-                kept.push(set);
-            }
             self.looker_fd.store(fd, Ordering::Relaxed);
-            raw
+            std::ptr::from_ref(set).cast_mut()
         });
+        if std::ptr::eq(new, self.looker.load(Ordering::Relaxed)) && !new.is_null() {
+            return;
+        }
         self.looker.store(new, Ordering::Release);
         if let Some(set) = old {
             set.cool(old_fd);
@@ -119,8 +134,8 @@ impl Watch {
 
     /// The set that looks at the ring.
     #[inline]
-    pub(crate) fn looker(&self) -> Option<&Set> {
-        // SAFETY: null, or a set that `kept` holds as long as `self` lives.
+    pub(crate) fn looker(&self) -> Option<&'static Set> {
+        // SAFETY: null, or a set: they are never freed.
         unsafe { self.looker.load(Ordering::Acquire).as_ref() }
     }
 }

@@ -11,13 +11,14 @@ use smcr_core::conn::{Smc, spin};
 use super::epoll::Wait;
 use crate::outcome::{Outcome, PassOn};
 use crate::stream::StreamRef;
-use crate::table::{self, Entry};
+use crate::table;
 
 /// The streams among the descriptors of one call, with their positions.
 type Streams = SmallVec<[(usize, StreamRef); 8]>;
 
 pub(crate) fn poll(fds: &mut [pollfd], wait: &Wait) -> Outcome<usize> {
     let mut streams = Streams::new();
+    let mut pending = false;
     for (at, entry) in fds.iter().enumerate() {
         if !table::is_known(entry.fd) {
             continue;
@@ -26,15 +27,36 @@ pub(crate) fn poll(fds: &mut [pollfd], wait: &Wait) -> Outcome<usize> {
             if stream.connection.smc().is_some() {
                 stream.watch.set_polled();
                 streams.push((at, stream));
+            } else {
+                pending = true;
             }
-        } else if let Entry::Set(set) = table::entry(entry.fd) {
+        } else if let Some(set) = table::set(entry.fd) {
             set.set_nested();
         }
+    }
+    if streams.is_empty() && pending {
+        return pending_only(fds, wait).into();
     }
     if streams.is_empty() {
         return Outcome::PassOn(PassOn::NotOurs);
     }
     wait_for(fds, &streams, wait).into()
+}
+
+/// Streams whose handshake is pending are as the kernel says, but for what a unix socket has and
+/// TCP has not.
+fn pending_only(fds: &mut [pollfd], wait: &Wait) -> Result<usize, Errno> {
+    let time = wait.timeout.map(|time| timespec {
+        tv_sec: time.as_secs() as i64,
+        tv_nsec: i64::from(time.subsec_nanos()),
+    });
+    let count = crate::real::ppoll(fds, time.as_ref(), wait.sigmask)?;
+    for entry in fds {
+        if table::stream(entry.fd).is_some() {
+            entry.revents &= !libc::POLLWRBAND;
+        }
+    }
+    Ok(count)
 }
 
 /// What poll would report of a stream.
@@ -51,6 +73,13 @@ fn each_smc(fds: &mut [pollfd], streams: &Streams, mut each: impl FnMut(&mut pol
     }
 }
 
+/// Whether some entry asks for `POLLRDHUP` and does not have it yet: with data in the ring, only
+/// the kernel knows that the peer was killed.
+fn wants_hangup(fds: &[pollfd]) -> bool {
+    fds.iter()
+        .any(|entry| entry.events & !entry.revents & libc::POLLRDHUP != 0)
+}
+
 fn wait_for(fds: &mut [pollfd], streams: &Streams, wait: &Wait) -> Result<usize, Errno> {
     let deadline = wait.timeout.map(|timeout| Instant::now() + timeout);
     let others = fds.len() > streams.len();
@@ -64,7 +93,7 @@ fn wait_for(fds: &mut [pollfd], streams: &Streams, wait: &Wait) -> Result<usize,
     };
     loop {
         let found = look(fds);
-        if found > 0 && !others {
+        if found > 0 && !others && !wants_hangup(fds) {
             return Ok(found);
         }
         let now = wait.timeout.is_some_and(|timeout| timeout.is_zero());
@@ -165,8 +194,10 @@ fn ask_kernel(
             return;
         }
         entry.revents = ready(smc, entry.events);
-        if said & !(libc::POLLOUT | libc::POLLWRNORM) != 0
-            && smc.readiness() & (libc::POLLIN | libc::POLLHUP) == 0
+        let hangup = said & (libc::POLLHUP | libc::POLLRDHUP) != 0;
+        let known = smc.readiness();
+        if hangup && known & libc::POLLRDHUP == 0
+            || said & libc::POLLIN != 0 && known & (libc::POLLIN | libc::POLLHUP) == 0
         {
             // SAFETY: the kernel just knew it.
             smc.recheck(unsafe { BorrowedFd::borrow_raw(entry.fd) });

@@ -1,25 +1,28 @@
 //! An epoll set as the library sees it: which streams are in it, and which of them have to be
 //! looked at.
 
-use std::collections::HashMap;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
 
 use libc::epoll_event;
-use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 use rustix::event::EventfdFlags;
 use smcr_core::conn::Smc;
 use smcr_core::fds;
 
+use super::edge::{ALWAYS, Edge, WRITABLE, ready};
 use crate::stream::StreamRef;
 
-/// An epoll set.
+/// An epoll set. Sets are never freed, only reused: a stream's [`super::Watch`] may point to one
+/// at any time.
 #[derive(Debug, Default)]
 pub(crate) struct Set {
     state: Mutex<State>,
     /// Streams in the set. Zero: the set is none of our business.
     streams: AtomicUsize,
+    /// Descriptors that name it.
+    names: AtomicUsize,
     /// Watched by another epoll set or by poll: its own readiness has to be the kernel's.
     nested: AtomicBool,
     epfd: AtomicI32,
@@ -28,71 +31,128 @@ pub(crate) struct Set {
     /// Threads asleep in the kernel: everything is armed while there are any. Changed under the
     /// lock.
     sleepers: AtomicU32,
-    /// Wakes the sleepers, see [`Set::kick`].
-    kicker: OnceCell<OwnedFd>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    members: HashMap<RawFd, Member>,
+    members: Vec<Member>,
+    /// Members that can be used again.
+    free: Vec<u32>,
+    /// By descriptor: the member's index and 1, or 0.
+    by_fd: Vec<u32>,
     /// The member a kernel event belongs to, by the program's data word.
-    by_data: HashMap<u64, RawFd>,
-    /// Streams whose ring was left empty and unarmed, or that have data the kernel does not know.
-    hot: Vec<Hot>,
+    by_data: FxHashMap<u64, u32>,
+    /// Members whose ring was left empty and unarmed, or that may have data the kernel does not
+    /// know of. [`super::Watch::in_hot`] says of a stream that it is here.
+    hot: Vec<u32>,
     /// Where the next scan begins, so that no stream starves.
     next: usize,
+    /// Wakes the sleepers, see [`Set::kick`].
+    kicker: Option<OwnedFd>,
 }
 
 /// A descriptor in the set that is a TCP socket (which may become a stream) or a stream.
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
+    fd: RawFd,
     pub(crate) events: u32,
     pub(crate) data: u64,
-    pub(crate) stream: Option<StreamRef>,
+    stream: Option<StreamRef>,
+    /// In the kernel's set, too. Programs that take a descriptor out often put it back.
+    active: bool,
     /// The kernel reports it only once, since it would report a hang-up that TCP does not have.
     silenced: bool,
-}
-
-#[derive(Debug)]
-struct Hot {
-    fd: RawFd,
-    stream: StreamRef,
-    events: u32,
-    data: u64,
-    /// Edge-triggered: what was reported already.
-    reported: u64,
+    edge: Edge,
 }
 
 const EDGE: u32 = libc::EPOLLET as u32;
 const ONCE: u32 = libc::EPOLLONESHOT as u32;
 const EXCLUSIVE: u32 = libc::EPOLLEXCLUSIVE as u32;
-const ALWAYS: u32 = (libc::EPOLLERR | libc::EPOLLHUP) as u32;
-/// What the library answers for.
-const OURS: u32 = (libc::EPOLLIN
-    | libc::EPOLLOUT
-    | libc::EPOLLPRI
-    | libc::EPOLLERR
-    | libc::EPOLLHUP
-    | libc::EPOLLRDHUP
-    | libc::EPOLLRDNORM
-    | libc::EPOLLWRNORM) as u32;
+/// What the kernel says when there is something to receive.
+const INCOMING: u32 = (libc::EPOLLIN | libc::EPOLLHUP | libc::EPOLLRDHUP) as u32;
 
-/// What epoll would say of a stream. (The EPOLL bits are the POLL bits.)
-fn ready(smc: &Smc, events: u32) -> u32 {
-    u32::from(smc.readiness() as u16) & (events & OURS | ALWAYS)
-}
+static POOL: Mutex<Vec<&'static Set>> = Mutex::new(Vec::new());
 
-/// What an edge-triggered watcher has been told of: arrivals and the end.
-fn progress(smc: &Smc) -> u64 {
-    smc.arrivals() << 1 | u64::from(smc.readiness() & libc::POLLRDHUP != 0)
+impl State {
+    fn index(&self, fd: RawFd) -> Option<usize> {
+        let index = *self.by_fd.get(fd as usize)?;
+        (index > 0).then(|| index as usize - 1)
+    }
+
+    /// The member of `fd`, made if there is none.
+    fn entry(&mut self, fd: RawFd) -> usize {
+        if let Some(index) = self.index(fd) {
+            return index;
+        }
+        let index = match self.free.pop() {
+            Some(index) => index as usize,
+            None => {
+                self.members.push(Member {
+                    fd,
+                    events: 0,
+                    data: 0,
+                    stream: None,
+                    active: false,
+                    silenced: false,
+                    edge: Edge::default(),
+                });
+                self.members.len() - 1
+            }
+        };
+        let at = fd as usize;
+        if self.by_fd.len() <= at {
+            self.by_fd.resize(at + 1, 0);
+        }
+        self.by_fd[at] = index as u32 + 1;
+        self.members[index].fd = fd;
+        index
+    }
+
+    /// Forgets that events with `data` belong to member `index`.
+    fn unmap(&mut self, data: u64, index: usize) {
+        if self.by_data.get(&data) == Some(&(index as u32)) {
+            self.by_data.remove(&data);
+        }
+    }
 }
 
 impl Set {
     /// The set behind a new epoll descriptor.
-    pub(crate) fn new(epfd: RawFd) -> Self {
-        Self {
-            epfd: AtomicI32::new(epfd),
-            ..Self::default()
+    pub(crate) fn new(epfd: RawFd) -> &'static Self {
+        let pooled = POOL.lock().pop();
+        let set = pooled.unwrap_or_else(|| Box::leak(Box::default()));
+        set.epfd.store(epfd, Ordering::Relaxed);
+        set.names.store(1, Ordering::Relaxed);
+        set
+    }
+
+    /// One more descriptor names it.
+    pub(crate) fn named(&self) {
+        self.names.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One descriptor less names it.
+    pub(crate) fn unnamed(&'static self) {
+        if self.names.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.clear();
+            POOL.lock().push(self);
+        }
+    }
+
+    /// The last descriptor is closed.
+    fn clear(&self) {
+        let members = {
+            let mut state = self.state.lock();
+            let members = std::mem::take(&mut state.members);
+            *state = State::default();
+            members
+        };
+        self.streams.store(0, Ordering::Relaxed);
+        self.nested.store(false, Ordering::Relaxed);
+        let active = members.into_iter().filter(|member| member.active);
+        for stream in active.filter_map(|member| member.stream) {
+            stream.watch.unregistered(stream.connection.smc());
+            stream.watch.set_looker(None, stream.connection.smc());
         }
     }
 
@@ -104,78 +164,112 @@ impl Set {
 
     /// Whether the set may look at rings itself.
     pub(crate) fn can_look(&self, events: u32) -> bool {
-        events & (ONCE | EXCLUSIVE) == 0 && !self.nested.load(Ordering::Relaxed)
+        events & (ONCE | EXCLUSIVE) == 0 && !self.is_nested()
+    }
+
+    /// Whether the set is watched itself.
+    pub(crate) fn is_nested(&self) -> bool {
+        self.nested.load(Ordering::Relaxed)
     }
 
     /// The set's own readiness is asked of the kernel from now on.
     pub(crate) fn set_nested(&self) {
-        self.nested.store(true, Ordering::Relaxed);
-        let members: Vec<StreamRef> = self
-            .state
-            .lock()
-            .members
-            .values()
-            .filter_map(|m| m.stream.clone())
-            .collect();
-        for stream in members {
-            stream.watch.set_looker(None, stream.connection.smc());
+        if self.nested.swap(true, Ordering::Relaxed) {
+            return;
         }
-    }
-
-    pub(crate) fn insert(&self, fd: RawFd, events: u32, data: u64, stream: Option<StreamRef>) {
-        let mut state = self.state.lock();
-        let is_stream = stream.is_some();
-        let old = state.members.insert(
-            fd,
-            Member {
-                events,
-                data,
-                stream,
-                silenced: false,
-            },
-        );
-        if let Some(old) = &old {
-            state.by_data.remove(&old.data);
-            state.hot.retain(|hot| hot.fd != fd);
-        }
-        if is_stream {
-            state.by_data.insert(data, fd);
-        }
-        let was = usize::from(old.is_some_and(|old| old.stream.is_some()));
-        self.streams
-            .fetch_add(usize::from(is_stream), Ordering::Relaxed);
-        self.streams.fetch_sub(was, Ordering::Relaxed);
-    }
-
-    pub(crate) fn remove(&self, fd: RawFd) -> Option<Member> {
-        let mut state = self.state.lock();
-        state.hot.retain(|hot| hot.fd != fd);
-        let old = state.members.remove(&fd)?;
-        if old.stream.is_some() {
-            if state.by_data.get(&old.data) == Some(&fd) {
-                state.by_data.remove(&old.data);
+        let streams: Vec<StreamRef> = {
+            let state = self.state.lock();
+            state
+                .members
+                .iter()
+                .filter_map(|member| member.stream.clone())
+                .collect()
+        };
+        for stream in streams {
+            let smc = stream.connection.smc();
+            stream.watch.set_looker(None, smc);
+            if let Some(smc) = smc {
+                smc.set_edges(true);
             }
+        }
+    }
+
+    /// A descriptor was added or modified. True if it was in the set as this stream before.
+    pub(crate) fn insert(
+        &self,
+        fd: RawFd,
+        events: u32,
+        data: u64,
+        stream: Option<&StreamRef>,
+    ) -> bool {
+        let mut state = self.state.lock();
+        let index = state.entry(fd);
+        let member = &mut state.members[index];
+        let same = match (&member.stream, stream) {
+            (Some(old), Some(new)) => old.same(new),
+            (None, None) => true,
+            _ => false,
+        };
+        let was_stream = member.active && member.stream.is_some();
+        let old_data = member.data;
+        if !same {
+            let old = std::mem::replace(&mut member.stream, stream.cloned());
+            if let Some(old) = old {
+                old.watch.in_hot.store(false, Ordering::Relaxed);
+            }
+        }
+        member.events = events;
+        member.data = data;
+        member.active = true;
+        member.silenced = false;
+        member.edge = Edge::default();
+        if !same {
+            // What was to be looked at was another stream.
+            state.hot.retain(|&hot| hot as usize != index);
+        }
+        if old_data != data || !was_stream {
+            state.unmap(old_data, index);
+            if stream.is_some() {
+                state.by_data.insert(data, index as u32);
+            }
+        }
+        match (was_stream, stream.is_some()) {
+            (false, true) => self.streams.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.streams.fetch_sub(1, Ordering::Relaxed),
+            _ => 0,
+        };
+        was_stream && same
+    }
+
+    /// A descriptor was taken out; returns its stream. `closed`: it will not come back.
+    pub(crate) fn remove(&self, fd: RawFd, closed: bool) -> Option<StreamRef> {
+        let mut state = self.state.lock();
+        let index = state.index(fd)?;
+        let member = &mut state.members[index];
+        let (data, was_active) = (member.data, member.active);
+        member.active = false;
+        let stream = if closed {
+            member.stream.take()
+        } else {
+            member.stream.clone()
+        };
+        state.unmap(data, index);
+        if closed {
+            state.by_fd[fd as usize] = 0;
+            state.hot.retain(|&hot| hot as usize != index);
+            state.free.push(index as u32);
+        }
+        let stream = stream.filter(|_| was_active);
+        if stream.is_some() {
             self.streams.fetch_sub(1, Ordering::Relaxed);
         }
-        Some(old)
-    }
-
-    /// The epoll descriptor is closed.
-    pub(crate) fn clear(&self) {
-        let members: Vec<Member> = {
-            let mut state = self.state.lock();
-            state.hot.clear();
-            state.by_data.clear();
-            state.members.drain().map(|(_, member)| member).collect()
-        };
-        self.streams.store(0, Ordering::Relaxed);
-        for stream in members.into_iter().filter_map(|member| member.stream) {
-            stream.watch.unregistered(stream.connection.smc());
-        }
+        stream
     }
 
     pub(crate) fn member(&self, fd: RawFd) -> Option<Member> {
-        self.state.lock().members.get(&fd).cloned()
+        let state = self.state.lock();
+        let member = state.members.get(state.index(fd)?)?;
+        member.active.then(|| member.clone())
     }
 
     /// Whether threads are asleep in the kernel on this set.
@@ -188,12 +282,11 @@ impl Set {
     #[cold]
     pub(crate) fn make_hot(&self, stream: &StreamRef, smc: &Smc, fd: RawFd) {
         let mut state = self.state.lock();
-        let Some(member) = state.members.get(&fd) else {
+        let Some(index) = state.index(fd) else {
             drop(state);
             smc.arm();
             return;
         };
-        let (events, data) = (member.events, member.data);
         let asleep = self.has_sleepers();
         if asleep && smc.arm() {
             return;
@@ -201,37 +294,31 @@ impl Set {
         if stream.watch.in_hot.swap(true, Ordering::Relaxed) {
             return;
         }
-        // What is there now was reported, or is what the program just left.
-        let reported = progress(smc);
-        let stream = stream.clone();
-        state.hot.push(Hot {
-            fd,
-            stream,
-            events,
-            data,
-            reported,
-        });
-        drop(state);
+        state.hot.push(index as u32);
         if asleep {
             // Something arrived before we armed, and will not ring.
-            self.kick();
+            self.kick(&mut state);
         }
     }
 
     /// Wakes the threads that sleep in the kernel, so that they look at the rings again.
-    fn kick(&self) {
-        let kicker = self.kicker.get_or_try_init(|| {
+    fn kick(&self, state: &mut State) {
+        if state.kicker.is_none() {
             let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-            let fd = fds::raise(rustix::event::eventfd(0, flags)?);
+            let Ok(fd) = rustix::event::eventfd(0, flags) else {
+                return;
+            };
+            let fd = fds::raise(fd);
+            let events = libc::EPOLLIN as u32 | EDGE;
             let mut event = epoll_event {
-                events: libc::EPOLLIN as u32 | EDGE,
+                events,
                 u64: self.kick_data(),
             };
             let epfd = self.epfd.load(Ordering::Relaxed);
             crate::real::epoll_ctl(epfd, libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &mut event);
-            Ok::<_, rustix::io::Errno>(fd)
-        });
-        if let Ok(kicker) = kicker {
+            state.kicker = Some(fd);
+        }
+        if let Some(kicker) = &state.kicker {
             let _ = rustix::io::write(kicker, &1u64.to_ne_bytes());
         }
     }
@@ -241,21 +328,12 @@ impl Set {
         std::ptr::from_ref(self) as u64
     }
 
-    /// As [`Self::make_hot`] for a member just added: what is there is news.
-    pub(crate) fn look_at_new(&self, stream: &StreamRef, fd: RawFd) {
-        let Some(smc) = stream.connection.smc() else {
-            return;
-        };
-        self.make_hot(stream, smc, fd);
-        let mut state = self.state.lock();
-        if let Some(hot) = state.hot.iter_mut().find(|hot| hot.fd == fd) {
-            hot.reported = u64::MAX;
-        }
-    }
-
     /// Forgets to look at this member.
     pub(crate) fn cool(&self, fd: RawFd) {
-        self.state.lock().hot.retain(|hot| hot.fd != fd);
+        let mut state = self.state.lock();
+        if let Some(index) = state.index(fd) {
+            state.hot.retain(|&hot| hot as usize != index);
+        }
     }
 
     /// Whether there is anything to look at.
@@ -275,26 +353,26 @@ impl Set {
                 state.next = (state.next + step) % count;
                 return found;
             }
-            let hot = &mut state.hot[(state.next + step) % count];
-            let Some(smc) = hot.stream.connection.smc() else {
+            let at = (state.next + step) % count;
+            let member = &mut state.members[state.hot[at] as usize];
+            let Some(smc) = member
+                .stream
+                .as_ref()
+                .and_then(|stream| stream.connection.smc())
+            else {
                 continue;
             };
-            // Only arrivals and ends are found here; writability alone is the kernel's matter.
-            let mask = ready(smc, hot.events);
-            let wakes = mask & !(libc::EPOLLOUT | libc::EPOLLWRNORM) as u32;
-            if wakes == 0 {
+            if !member.active || smc.is_quiet() && !(member.wants_space() && smc.is_blocked()) {
                 continue;
             }
-            if hot.events & EDGE != 0 {
-                let now = progress(smc);
-                if now == hot.reported {
-                    continue;
-                }
-                hot.reported = now;
+            let mask = ready(smc, member.events);
+            if !member.edge.is_news(member.events, smc, mask) {
+                continue;
             }
+            member.edge.told(smc, mask);
             out[found] = epoll_event {
                 events: mask,
-                u64: hot.data,
+                u64: member.data,
             };
             found += 1;
         }
@@ -307,20 +385,30 @@ impl Set {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         self.sleepers.fetch_add(1, Ordering::SeqCst);
-        for hot in &state.hot {
-            let Some(smc) = hot.stream.connection.smc() else {
+        for &hot in &state.hot {
+            let member = &state.members[hot as usize];
+            let Some(smc) = member
+                .stream
+                .as_ref()
+                .and_then(|stream| stream.connection.smc())
+            else {
                 continue;
             };
-            let idle = smc.arm()
-                || hot.events & EDGE != 0 && progress(smc) == hot.reported
-                || ready(smc, hot.events) & !(libc::EPOLLOUT as u32) == 0;
-            if !idle {
+            smc.arm();
+            if member.wants_space() && smc.is_blocked() {
+                // SAFETY: the descriptor is in the set, so the program has it open.
+                smc.arm_writable(unsafe { BorrowedFd::borrow_raw(member.fd) });
+            }
+            let mask = ready(smc, member.events);
+            if member.active && member.edge.is_news(member.events, smc, mask) {
                 self.sleepers.fetch_sub(1, Ordering::SeqCst);
                 return false;
             }
         }
         for hot in state.hot.drain(..) {
-            hot.stream.watch.in_hot.store(false, Ordering::Relaxed);
+            if let Some(stream) = &state.members[hot as usize].stream {
+                stream.watch.in_hot.store(false, Ordering::Relaxed);
+            }
         }
         true
     }
@@ -349,37 +437,40 @@ impl Set {
     }
 
     fn corrected(&self, epfd: RawFd, event: epoll_event) -> u32 {
-        let mut state = self.state.lock();
-        let data = event.u64;
+        let (seen, data) = (event.events, event.u64);
         if data == self.kick_data() {
             return 0;
         }
-        let Some(&fd) = state.by_data.get(&data) else {
-            return event.events;
+        let mut state = self.state.lock();
+        let Some(&index) = state.by_data.get(&data) else {
+            return seen;
         };
-        let Some(member) = state.members.get(&fd).cloned() else {
-            return event.events;
-        };
-        let Some(stream) = &member.stream else {
-            return event.events;
+        let member = &mut state.members[index as usize];
+        let Some(stream) = member.stream.as_ref().filter(|_| member.active) else {
+            return seen;
         };
         let Some(smc) = stream.connection.smc() else {
-            return event.events;
+            // Its handshake is pending. A unix socket has a bit that TCP has not.
+            return seen & !(libc::EPOLLWRBAND as u32);
         };
-        let seen = event.events;
-        let kernel_in = (libc::EPOLLIN | libc::EPOLLHUP | libc::EPOLLRDHUP) as u32;
         let mut mask = ready(smc, member.events);
-        if seen & kernel_in != 0 && mask & !(libc::EPOLLOUT | libc::EPOLLWRNORM) as u32 == 0 {
+        let hangup = seen & (libc::EPOLLHUP | libc::EPOLLRDHUP) as u32 != 0;
+        if hangup && smc.readiness() & libc::POLLRDHUP == 0
+            || seen & INCOMING != 0 && mask & !WRITABLE == 0
+        {
             // SAFETY: the descriptor is in the set, so the program has it open.
-            smc.recheck(unsafe { BorrowedFd::borrow_raw(fd) });
+            smc.recheck(unsafe { BorrowedFd::borrow_raw(member.fd) });
             mask = ready(smc, member.events);
         }
-        if let Some(hot) = state.hot.iter_mut().find(|hot| hot.fd == fd) {
-            hot.reported = progress(smc);
-        }
-        // An edge for writing only: nothing else is news.
-        if seen & kernel_in == 0 {
-            mask &= seen | ALWAYS;
+        if member.events & EDGE != 0 {
+            if member.edge.is_news(member.events, smc, mask) {
+                member.edge.told(smc, mask);
+            } else {
+                mask = 0;
+            }
+        } else if seen & INCOMING == 0 {
+            // Found writable: what else there is was not what woke us, but TCP would say it, too.
+            mask &= seen | ALWAYS | libc::EPOLLIN as u32;
         }
         if mask == 0 {
             // The kernel goes on reporting what we do not: for a hang-up that means for ever.
@@ -390,13 +481,18 @@ impl Set {
                     events: member.events | extra,
                     u64: data,
                 };
-                if let Some(member) = state.members.get_mut(&fd) {
-                    member.silenced = quiet;
-                }
+                member.silenced = quiet;
+                let fd = member.fd;
                 drop(state);
                 crate::real::epoll_ctl(epfd, libc::EPOLL_CTL_MOD, fd, &mut again);
             }
         }
         mask
+    }
+}
+
+impl Member {
+    fn wants_space(&self) -> bool {
+        self.events & WRITABLE != 0
     }
 }

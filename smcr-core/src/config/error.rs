@@ -160,7 +160,9 @@ impl fmt::Display for ErrorKind {
                 key,
                 value,
                 expected,
-            } => write!(f, "`{key}` is `{value}`, expected {expected}"),
+            } => {
+                write!(f, "`{key}` is `{value}`, expected {expected}")
+            }
             Self::OutOfRange { key, value, range } => {
                 write!(f, "`{key}` is {value}, valid: {range}")
             }
@@ -173,10 +175,12 @@ impl fmt::Display for ErrorKind {
                     "expected `condition=value` without blanks, found `{text}`"
                 )
             }
-            Self::RepeatedCondition(name) => write!(
-                f,
-                "`{name}` is given twice in one rule: separate its values by commas"
-            ),
+            Self::RepeatedCondition(name) => {
+                write!(
+                    f,
+                    "`{name}` is given twice in one rule: separate its values by commas"
+                )
+            }
             Self::BadPort(text) => write!(
                 f,
                 "`{text}` is no port: expected numbers 1..=65535, ranges and lists, as 22-23,443"

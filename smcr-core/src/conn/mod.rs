@@ -1,6 +1,7 @@
 //! What a program's calls do once its stream has moved to SMC.
 
 pub mod bell;
+pub(crate) mod exec;
 pub mod io;
 mod rx;
 mod smc;

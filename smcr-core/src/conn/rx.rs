@@ -51,6 +51,10 @@ impl Smc {
         if sink.left() == 0 {
             return self.recv_nothing(fd, flags);
         }
+        if flags & libc::MSG_DONTWAIT == 0 && self.is_quiet() && !self.is_nonblocking() {
+            // Nothing to take the lock for.
+            spin::spin(&self.local.spin_ns, || !self.is_quiet());
+        }
         loop {
             match self.recv_some(fd, sink, flags, peeked, arming) {
                 Ok(Received { bytes: 0, .. }) => {
@@ -64,14 +68,15 @@ impl Smc {
                     if flags & libc::MSG_PEEK != 0 {
                         peeked += some.bytes;
                     }
-                    if flags & libc::MSG_WAITALL == 0 || sink.left() == 0 || self.at_mark(peeked) {
+                    let enough = flags & libc::MSG_WAITALL == 0 && bytes >= self.low_water();
+                    if enough || sink.left() == 0 || self.at_mark(peeked) {
                         return Ok(Received { bytes, ..some });
                     }
                 }
                 // Never a signal: recv_some makes no sleeping system call.
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) if flags & libc::MSG_DONTWAIT == 0 && !self.is_nonblocking() => {
-                    if let Err(errno) = self.wait_readable(fd, peeked) {
+                    if let Err(errno) = self.wait_readable(fd, peeked, bytes > 0) {
                         return self.partly(bytes, errno);
                     }
                 }
@@ -96,15 +101,24 @@ impl Smc {
         })
     }
 
-    /// A receive of no bytes: TCP waits for nothing and reports nothing but errors.
+    /// A receive of no bytes: TCP waits until there is something, and returns nothing of it.
     #[cold]
-    fn recv_nothing(&self, _fd: BorrowedFd<'_>, _flags: i32) -> Result<Received, Errno> {
-        match self.take_error() {
-            Some(errno) => Err(errno),
-            None => Ok(Received {
-                bytes: 0,
-                unarmed: false,
-            }),
+    fn recv_nothing(&self, fd: BorrowedFd<'_>, flags: i32) -> Result<Received, Errno> {
+        loop {
+            if let Some(errno) = self.take_error() {
+                return Err(errno);
+            }
+            let ended = self.see_flags() || self.state() & state::READ_SHUT != 0;
+            if ended || self.readable().is_ok_and(|n| n > 0) {
+                return Ok(Received {
+                    bytes: 0,
+                    unarmed: false,
+                });
+            }
+            if flags & libc::MSG_DONTWAIT != 0 || self.is_nonblocking() {
+                return Err(Errno::AGAIN);
+            }
+            self.wait_readable(fd, 0, false)?;
         }
     }
 
@@ -122,7 +136,7 @@ impl Smc {
         // Armed before the cursor is read: whatever comes behind what we see here rings.
         let arm_now = arming == Arming::Now || self.local.sleepers.load(Ordering::SeqCst) > 0;
         if arm_now {
-            self.rx.arm(&self.local);
+            self.rx.arm(&self.local, self.arming_level());
         }
         // Bells rung before the cursor is read are for bytes that we see; later ones must stay.
         let bells = control.bells.load(Ordering::Acquire);
@@ -190,7 +204,7 @@ impl Smc {
         }
         Ok(Received {
             bytes: done,
-            unarmed: empty && !arm_now,
+            unarmed: !arm_now && control.armed.load(Ordering::Relaxed) == 0,
         })
     }
 
@@ -207,10 +221,12 @@ impl Smc {
             if self.rx.available(&self.local).is_ok_and(|n| n > 0) && !self.at_urgent_mark() {
                 return Err(Errno::INTR); // it came in between: look again
             }
-            return match self.take_error() {
-                Some(errno) if self.state() & state::DROPPED == 0 => Err(errno),
-                _ => Ok(end),
-            };
+            // A peer that had closed before the error is an end of the stream, not an error: that
+            // is for SO_ERROR.
+            if self.state() & state::DROPPED != 0 {
+                return Ok(end);
+            }
+            return self.take_error().map_or(Ok(end), Err);
         }
         if self.state() & state::READ_SHUT != 0 {
             return Ok(end);
@@ -220,7 +236,12 @@ impl Smc {
 
     /// Waits until there is something to see beyond `peeked` bytes, awake or asleep.
     #[cold]
-    fn wait_readable(&self, fd: BorrowedFd<'_>, peeked: usize) -> Result<(), Errno> {
+    fn wait_readable(
+        &self,
+        fd: BorrowedFd<'_>,
+        peeked: usize,
+        has_some: bool,
+    ) -> Result<(), Errno> {
         let something = || {
             self.rx.available(&self.local).is_ok_and(|n| n > peeked)
                 || self.see_flags()
@@ -231,13 +252,16 @@ impl Smc {
         }
         let began = Instant::now();
         self.sleep_begin();
-        self.rx.arm(&self.local);
+        self.rx.arm(&self.local, self.arming_level());
         let woken = if something() {
             Ok(0)
         } else if peeked > 0 {
             // MSG_PEEK with MSG_WAITALL: a bell for the bytes already there must not end the
             // sleep, and none of them may be consumed.
             self.sleep_beyond_peeked(fd)
+        } else if has_some {
+            // MSG_WAITALL: a signal ends the call with what there is, SA_RESTART or not.
+            self.sleep_interruptibly(fd)
         } else {
             // The bell stays for others who wait; SO_RCVTIMEO, SA_RESTART and O_NONBLOCK are
             // applied by the kernel.
@@ -256,6 +280,16 @@ impl Smc {
                 Ok(())
             }
             Err(errno) => Err(errno),
+        }
+    }
+
+    fn sleep_interruptibly(&self, fd: BorrowedFd<'_>) -> Result<usize, Errno> {
+        let timeout =
+            rustix::net::sockopt::socket_timeout(fd, rustix::net::sockopt::Timeout::Recv)?;
+        let ms = timeout.map(|time| time.as_millis().min(i32::MAX as u128) as i32);
+        match sys::poll_one(fd, libc::POLLIN | libc::POLLRDHUP, ms)? {
+            0 => Err(Errno::AGAIN),
+            _ => Ok(0),
         }
     }
 
@@ -332,7 +366,10 @@ impl Smc {
             // Only the urgent byte is there; or TCP's peek, which does not look behind it.
             return 0;
         }
-        // Something follows the urgent byte: step over it.
+        // Something follows the urgent byte: step over it, and nobody can read it any more.
+        self.local
+            .urgent_byte
+            .store(Local::URGENT_READ, Ordering::Relaxed);
         let _ = self.rx.consume(&self.local, 1);
         available - 1
     }

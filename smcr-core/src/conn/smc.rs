@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::bell::{self, Hangup};
 use crate::group::LinkGroup;
-use crate::shm::{BadCursor, LocalRef, Rx, Tx, flag};
+use crate::shm::{BadCursor, LocalRef, Rx, Tx, flag, ring};
 
 /// Bits of [`crate::shm::Local::state`].
 pub(super) mod state {
@@ -39,11 +39,13 @@ pub struct Smc {
     pub(super) local: LocalRef,
     pub(super) group: Arc<LinkGroup>,
     /// The process that made the connection; others got it by fork.
-    made_by: u32,
+    pub(super) made_by: u32,
     /// The peer wrote something impossible; told to the statistics by the owner.
     pub(super) bad_cursor: AtomicBool,
     /// Edge-triggered epoll watches this socket: every arrival has to be an edge.
     pub(super) edges: AtomicBool,
+    /// The kernel was made to say "unwritable".
+    blocked: AtomicBool,
 }
 
 impl Smc {
@@ -59,6 +61,7 @@ impl Smc {
             made_by: crate::sys::getpid(),
             bad_cursor: AtomicBool::new(false),
             edges: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
         }
     }
 
@@ -95,9 +98,66 @@ impl Smc {
             .store(u32::from(on), Ordering::Relaxed);
     }
 
-    /// Tells the socket that an edge-triggered epoll watches it.
+    /// Tells the socket about `SO_RCVLOWAT`, in bytes.
+    pub fn set_low_water(&self, bytes: u32) {
+        self.local.low_water.store(bytes, Ordering::Relaxed);
+    }
+
+    /// How many bytes make it readable; never more than the ring can hold.
+    #[inline]
+    pub(super) fn low_water(&self) -> usize {
+        (self.local.low_water.load(Ordering::Relaxed) as usize).min(self.rx.size() / 2)
+    }
+
+    /// Tells the socket that somebody waits for edges in the kernel: each arrival has to ring.
     pub fn set_edges(&self, on: bool) {
         self.edges.store(on, Ordering::Relaxed);
+        if on {
+            self.arm();
+        }
+    }
+
+    /// Whether the kernel says "unwritable", which it may still do when there is space again.
+    pub fn is_blocked(&self) -> bool {
+        self.tx.control().bells.load(Ordering::Relaxed) >= bell::BLOCKED
+    }
+
+    /// Whether the socket was blocked, and is writable again.
+    pub fn was_unblocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed) && self.readiness() & libc::POLLOUT != 0
+    }
+
+    /// Whoever waited for space knows now that there is some.
+    pub fn forget_blocked(&self) {
+        if self.blocked.load(Ordering::Relaxed) {
+            self.blocked.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether there is certainly nothing to report but, perhaps, space for sending. Quicker than
+    /// [`Self::readiness`], for those who look at many sockets.
+    #[inline]
+    pub fn is_quiet(&self) -> bool {
+        let control = self.rx.control();
+        control.prod.load(Ordering::Acquire) == self.local.cons.load(Ordering::Relaxed)
+            && control.tx_flags.load(Ordering::Relaxed) == 0
+            && self.local.state.load(Ordering::Relaxed) == 0
+            && self.local.error.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether another process has the connection, too (by fork).
+    #[inline]
+    pub fn is_shared(&self) -> bool {
+        self.local.processes.load(Ordering::Relaxed) > 1
+    }
+
+    #[inline]
+    pub(super) fn arming_level(&self) -> u32 {
+        if self.edges.load(Ordering::Relaxed) {
+            ring::ALWAYS
+        } else {
+            ring::ONCE
+        }
     }
 
     #[inline]
@@ -118,6 +178,21 @@ impl Smc {
             0 => None,
             raw => Some(Errno::from_raw_os_error(raw as i32)),
         }
+    }
+
+    /// Data was sent to a peer that had closed: TCP would get a RST for it.
+    pub(super) fn dropped(&self) {
+        if self.state() & state::DROPPED == 0 {
+            self.set_error(Errno::PIPE);
+            self.add_state(state::DROPPED);
+        }
+    }
+
+    /// Both directions have ended: TCP's state CLOSED.
+    pub fn is_over(&self) -> bool {
+        let ended = self.see_flags();
+        let state = self.state();
+        state & (state::RESET | state::DROPPED) != 0 || ended && state & state::WRITE_SHUT != 0
     }
 
     fn set_error(&self, errno: Errno) {
@@ -206,10 +281,11 @@ impl Smc {
         let mut ready = 0;
         match self.readable() {
             Ok(0) => {}
+            Ok(bytes) if bytes < self.low_water() => {}
             Ok(_) => ready |= POLLIN | POLLRDNORM,
             Err(bad) => self.bad_cursor(bad),
         }
-        match self.tx.free(&self.local) {
+        match self.tx.free(&self.local, self.tx.size() / 4) {
             Ok(free) if free >= self.tx.size() / 4 => ready |= POLLOUT | POLLWRNORM,
             Ok(_) => {}
             Err(bad) => self.bad_cursor(bad),
@@ -250,13 +326,14 @@ impl Smc {
     /// is readable already.
     #[inline]
     pub fn arm(&self) -> bool {
-        self.rx.arm(&self.local) && !self.see_flags()
+        self.rx.arm(&self.local, self.arming_level()) && !self.see_flags()
     }
 
     /// The program wants to sleep until the socket is writable. False if it is writable already.
     pub fn arm_writable(&self, fd: BorrowedFd<'_>) -> bool {
         let waiting = &self.tx.control().writer_waiting;
         waiting.store(1, Ordering::SeqCst);
+        self.blocked.store(true, Ordering::Relaxed);
         if self.readiness() & libc::POLLOUT != 0 {
             waiting.store(0, Ordering::Relaxed);
             return false;
@@ -276,11 +353,6 @@ impl Smc {
     /// The opposite of [`Self::sleep_begin`].
     pub fn sleep_end(&self) {
         self.local.sleepers.fetch_sub(1, Ordering::SeqCst);
-    }
-
-    /// Whether the connection was reset.
-    pub fn is_reset(&self) -> bool {
-        self.state() & state::RESET != 0
     }
 
     /// Whether the peer's end is known to be closed: the kernel has no more news of it.
@@ -305,7 +377,7 @@ impl Smc {
             libc::SHUT_RDWR => (true, true),
             _ => return Err(Errno::INVAL),
         };
-        if self.state() & state::RESET != 0 {
+        if self.is_over() {
             return Err(Errno::NOTCONN);
         }
         if write && self.state() & state::WRITE_SHUT == 0 {

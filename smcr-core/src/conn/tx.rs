@@ -65,7 +65,7 @@ impl Smc {
         self.check_sendable()?;
         let mut sent = 0;
         while source.left() > 0 {
-            let free = match self.tx.free(&self.local) {
+            let free = match self.tx.free(&self.local, source.left().min(PIECE)) {
                 Ok(free) => free,
                 Err(bad) => {
                     self.bad_cursor(bad);
@@ -103,7 +103,7 @@ impl Smc {
                 {
                     self.see_hangup(fd, taken);
                     if self.state() & state::PEER_CLOSED != 0 {
-                        self.add_state(state::DROPPED);
+                        self.dropped();
                     }
                 }
                 sent += taken;
@@ -137,11 +137,12 @@ impl Smc {
             return Err(self.take_error().unwrap_or(Errno::PIPE));
         }
         if state & (WRITE_SHUT | DROPPED) != 0 {
+            let _ = self.take_error();
             return Err(Errno::PIPE);
         }
         // The peer closed in good order: TCP takes this one send, gets a RST for it, and fails
         // the next.
-        self.add_state(DROPPED);
+        self.dropped();
         Ok(())
     }
 
@@ -161,7 +162,7 @@ impl Smc {
     /// Waits until there is space, awake or asleep.
     #[cold]
     fn wait_writable(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
-        let has_space = || self.tx.free(&self.local) != Ok(0) || self.see_flags_closed();
+        let has_space = || self.tx.free(&self.local, 1) != Ok(0) || self.see_flags_closed();
         if spin::spin(&self.local.spin_ns, has_space) {
             return Ok(());
         }

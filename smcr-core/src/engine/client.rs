@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
-use super::{Connection, Engine, PUBLISHER, addresses};
+use super::{Connection, Engine, addresses};
 use crate::conn::bell;
 use crate::handshake::ClientHandshake;
 use crate::rendezvous::names::{self, CallListener};
@@ -140,7 +140,7 @@ impl Engine {
         let (end, server_end) = bell::pair().map_err(internal)?;
         let server_end = fds::raise(server_end);
         let tcp = fds::duplicate(fd).map_err(internal)?;
-        let slot = PUBLISHER.add(&ConnInfo {
+        let info = ConnInfo {
             state: State::Init,
             mode: Mode::Tcp,
             role: Role::Client,
@@ -148,7 +148,7 @@ impl Engine {
             local: Some(local),
             peer: Some(peer),
             group: 0,
-        });
+        };
         self.connections.fetch_add(1, Ordering::Relaxed);
         let pending = Pending {
             local,
@@ -162,7 +162,7 @@ impl Engine {
             handshake: None,
             buffer: None,
         };
-        let connection = Arc::new(Connection::pending(tcp, slot));
+        let connection = Arc::new(Connection::pending(tcp, info));
         Ok(Connecting {
             connection,
             pending,

@@ -1,6 +1,7 @@
 //! One connection from the library's point of view: first TCP with a handshake pending, then SMC,
 //! or TCP for good.
 
+use std::cell::UnsafeCell;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
@@ -14,7 +15,7 @@ use super::{Engine, PUBLISHER};
 use crate::Reason;
 use crate::conn::Smc;
 use crate::conn::io::Source;
-use crate::stat::{Counter, Mode, Slot, State};
+use crate::stat::{ConnInfo, Counter, Mode, Role, Slot, State};
 use crate::sys;
 
 /// What carries the stream.
@@ -57,7 +58,9 @@ pub struct Connection {
     smc: OnceLock<Smc>,
     /// The TCP socket, -1 once the program's descriptor is the TCP socket again.
     tcp: AtomicI32,
-    slot: Slot,
+    /// Its line in the statistics; changed only by [`Self::relist`].
+    slot: UnsafeCell<Slot>,
+    info: ConnInfo,
     pending: Mutex<Option<Pending>>,
     /// The number the helper thread knows it by.
     helper_id: AtomicU64,
@@ -68,13 +71,17 @@ pub struct Connection {
     reason: AtomicI32,
 }
 
+// SAFETY: `slot` is the only field that is not Sync by itself; see `relist`.
+unsafe impl Sync for Connection {}
+
 impl Connection {
-    pub(super) fn pending(tcp: OwnedFd, slot: Slot) -> Self {
+    pub(super) fn pending(tcp: OwnedFd, info: ConnInfo) -> Self {
         Self {
             phase: AtomicU32::new(Phase::Pending as u32),
             smc: OnceLock::new(),
             tcp: AtomicI32::new(tcp.into_raw_fd()),
-            slot,
+            slot: UnsafeCell::new(PUBLISHER.add(&info)),
+            info,
             pending: Mutex::new(None),
             helper_id: AtomicU64::new(0),
             nonblocking: AtomicBool::new(false),
@@ -83,12 +90,13 @@ impl Connection {
         }
     }
 
-    pub(super) fn established(tcp: OwnedFd, slot: Slot, smc: Smc) -> Self {
+    pub(super) fn established(tcp: OwnedFd, info: ConnInfo, smc: Smc) -> Self {
         let connection = Self {
             phase: AtomicU32::new(Phase::Smc as u32),
             smc: OnceLock::from(smc),
             tcp: AtomicI32::new(tcp.into_raw_fd()),
-            slot,
+            slot: UnsafeCell::new(PUBLISHER.add(&info)),
+            info,
             pending: Mutex::new(None),
             helper_id: AtomicU64::new(0),
             nonblocking: AtomicBool::new(false),
@@ -96,6 +104,18 @@ impl Connection {
             reason: AtomicI32::new(-1),
         };
         connection.count_smc();
+        connection
+    }
+
+    /// A connection that came by exec. It was counted when it was made.
+    pub(super) fn adopted(tcp: OwnedFd, info: ConnInfo, smc: Smc) -> Self {
+        let connection = Self::pending(tcp, info);
+        let (nonblocking, oob_inline) = smc.modes();
+        connection.nonblocking.store(nonblocking, Ordering::Relaxed);
+        connection.oob_inline.store(oob_inline, Ordering::Relaxed);
+        connection.note_bytes(&smc);
+        let _ = connection.smc.set(smc);
+        connection.set_phase(Phase::Smc);
         connection
     }
 
@@ -135,16 +155,50 @@ impl Connection {
     }
 
     /// Its line in the statistics.
+    #[inline]
     pub fn slot(&self) -> Slot {
-        self.slot
+        // SAFETY: written only while no other thread runs.
+        unsafe { *self.slot.get() }
+    }
+
+    /// In the child after a fork: lists an inherited connection again, if the parent closed it
+    /// before its line was copied.
+    ///
+    /// # Safety
+    /// No other thread runs.
+    pub unsafe fn relist(&self) {
+        if self.slot().is_current() {
+            return;
+        }
+        let mode = if self.smc().is_some() {
+            Mode::Shm
+        } else {
+            Mode::Tcp
+        };
+        let slot = PUBLISHER.add(&ConnInfo {
+            mode,
+            state: State::Active,
+            ..self.info
+        });
+        // SAFETY: by this function's contract.
+        unsafe { *self.slot.get() = slot };
+        if let Some(smc) = self.smc() {
+            self.note_bytes(smc);
+        }
+    }
+
+    /// Which end of the connection this is.
+    pub(super) fn role(&self) -> Role {
+        self.info.role
     }
 
     /// Notes in the statistics how far the stream is.
     #[inline]
     pub fn note_bytes(&self, smc: &Smc) {
         let (sent, received) = smc.bytes();
-        self.slot.set_tx(sent);
-        self.slot.set_rx(received);
+        let slot = self.slot();
+        slot.set_tx(sent);
+        slot.set_rx(received);
     }
 
     fn set_phase(&self, phase: Phase) {
@@ -301,9 +355,9 @@ impl Connection {
         if let Some(tcp) = tcp {
             (pending.on_tcp)(tcp);
         }
-        self.slot.set_mode(Mode::Tcp);
-        self.slot.set_state(State::Active);
-        self.slot.set_reason(Some(reason));
+        self.slot().set_mode(Mode::Tcp);
+        self.slot().set_state(State::Active);
+        self.slot().set_reason(Some(reason));
         self.reason.store(reason as i32, Ordering::Relaxed);
         PUBLISHER.fallback(reason);
         PUBLISHER.count(Counter::ConnectionsTcp);
@@ -324,7 +378,7 @@ impl Connection {
         if self.smc.set(smc).is_err() {
             log::error!("a connection moved to SMC twice");
         }
-        self.slot.set_group(u64::from(group));
+        self.slot().set_group(u64::from(group));
         self.count_smc();
         confirm();
         self.set_phase(Phase::Smc);
@@ -364,9 +418,9 @@ impl Connection {
     }
 
     fn count_smc(&self) {
-        self.slot.set_mode(Mode::Shm);
-        self.slot.set_state(State::Active);
-        self.slot.set_reason(None);
+        self.slot().set_mode(Mode::Shm);
+        self.slot().set_state(State::Active);
+        self.slot().set_reason(None);
         PUBLISHER.count(Counter::ConnectionsShm);
         PUBLISHER.count(Counter::HandshakesDone);
     }
@@ -397,7 +451,7 @@ impl Connection {
             self.note_bytes(smc);
             smc.close(abort);
         }
-        self.slot.remove();
+        self.slot().remove();
         if let Some(engine) = super::engine() {
             engine.connections.fetch_sub(1, Ordering::Relaxed);
         }

@@ -7,6 +7,7 @@
 
 mod client;
 mod connection;
+pub mod handover;
 mod helper;
 mod server;
 mod transfer;
@@ -71,6 +72,8 @@ pub fn engine() -> Option<&'static Engine> {
 /// A system call failed; the process stays on TCP.
 pub fn start(config: Config) -> Result<&'static Engine, Errno> {
     crate::conn::spin::set_longest(config.spin());
+    // Before the first descriptor of our own is made: the program is to see its usual numbers.
+    crate::fds::reserve();
     install(Arc::new(config))
 }
 

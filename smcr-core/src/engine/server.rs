@@ -100,7 +100,7 @@ impl Engine {
             disconnect(fd);
             Reason::Descriptors
         })?;
-        let slot = PUBLISHER.add(&ConnInfo {
+        let info = ConnInfo {
             state: State::Active,
             mode: Mode::Shm,
             role: Role::Server,
@@ -108,11 +108,11 @@ impl Engine {
             local: Some(local),
             peer: Some(peer),
             group: u64::from(smc.group().id()),
-        });
+        };
         log::debug!("{local} <- {peer}: shm");
         self.connections.fetch_add(1, Ordering::Relaxed);
         Ok(Accepted {
-            connection: Connection::established(tcp, slot, smc),
+            connection: Connection::established(tcp, info, smc),
             end,
         })
     }

@@ -73,7 +73,7 @@ impl SmcStream {
         };
         let outcome = connected
             .as_ref()
-            .map(|()| ())
+            .copied()
             .map_err(|error| Errno::from_io_error(error).unwrap_or(Errno::TIMEDOUT));
         let refusal = match &planned {
             Err(reason) => Some(*reason),
@@ -198,7 +198,7 @@ impl SmcStream {
     /// As [`std::net::TcpStream::peer_addr`]: `NotConnected` after a reset.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         let smc = self.inner.smc();
-        if smc.is_some_and(|smc| smc.is_reset()) {
+        if smc.is_some_and(|smc| smc.is_over()) {
             return Err(Errno::NOTCONN.into());
         }
         Ok(self.inner.peer)

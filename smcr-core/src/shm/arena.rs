@@ -1,6 +1,7 @@
 //! This end's own state of its connections, shared by the processes of a fork family and by
 //! nobody else.
 
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -8,7 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
-use super::{Lock, Memory};
+use super::{Lock, Memory, MemoryError};
 
 /// One end's own state of one connection. The peer cannot write here, so the cursors in here are
 /// the ones to trust; a parent and its children can, so that all of them may use the connection.
@@ -45,7 +46,9 @@ pub struct Local {
     pub spin_ns: AtomicU32,
     /// SO_OOBINLINE.
     pub oob_inline: AtomicU32,
-    _pad2: [u8; 108],
+    /// SO_RCVLOWAT; 0 stands for 1.
+    pub low_water: AtomicU32,
+    _pad2: [u8; 104],
 }
 
 impl Local {
@@ -122,6 +125,7 @@ impl Arena {
             &local.nonblocking,
             &local.spin_ns,
             &local.oob_inline,
+            &local.low_water,
         ] {
             word.store(0, Ordering::Relaxed);
         }
@@ -134,9 +138,31 @@ impl Arena {
 
     /// Returns a slot whose last process is gone, in the process that made the arena.
     pub fn give_back(&self, slot: &LocalRef) {
-        let base = self.memory.base().as_ptr() as usize;
-        let index = (slot.slot.as_ptr() as usize - base) / size_of::<Local>();
-        self.free.lock().known.push(index as u32);
+        self.free.lock().known.push(slot.index() as u32);
+    }
+
+    /// The arena that another image of this process, or its parent, passed on by exec.
+    pub(crate) fn from_exec(fd: OwnedFd) -> Result<Arc<Self>, MemoryError> {
+        let memory = Memory::from_peer(fd, SLOTS * size_of::<Local>())?;
+        // No slot of it is for new connections.
+        let free = Mutex::new(FreeList {
+            fresh: SLOTS,
+            known: Vec::new(),
+        });
+        Ok(Arc::new(Self { memory, free }))
+    }
+
+    /// A slot that is in use, by its number.
+    pub(crate) fn existing(self: &Arc<Self>, index: usize) -> Option<LocalRef> {
+        (index < SLOTS).then(|| LocalRef {
+            arena: Arc::clone(self),
+            slot: NonNull::from(self.slot(index)),
+        })
+    }
+
+    /// Its memfd.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.memory.fd()
     }
 
     fn slot(&self, index: usize) -> &Local {
@@ -150,6 +176,12 @@ impl LocalRef {
     /// The arena it lies in.
     pub fn arena(&self) -> &Arc<Arena> {
         &self.arena
+    }
+
+    /// Its number in the arena.
+    pub(crate) fn index(&self) -> usize {
+        let base = self.arena.memory.base().as_ptr() as usize;
+        (self.slot.as_ptr() as usize - base) / size_of::<Local>()
     }
 }
 

@@ -8,7 +8,7 @@
 mod arena;
 mod lock;
 mod memory;
-mod ring;
+pub(crate) mod ring;
 mod rmb;
 
 pub use arena::{Arena, Local, LocalRef};

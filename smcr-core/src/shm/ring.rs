@@ -7,6 +7,11 @@ use std::sync::atomic::{Ordering, fence};
 
 use super::{Local, Rmb, RmbeControl};
 
+/// [`RmbeControl::armed`]: ring for the next arrival.
+pub(crate) const ONCE: u32 = 1;
+/// [`RmbeControl::armed`]: ring for every arrival, as long as few bells are unread.
+pub(crate) const ALWAYS: u32 = 2;
+
 /// The peer wrote a cursor that cannot be true. The connection is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BadCursor;
@@ -112,14 +117,25 @@ impl Tx {
         Ok(unread as usize)
     }
 
-    /// Bytes that fit now. Looks at the shared cursor only when the copy of it says "full":
-    /// the line it lies in belongs to the reader.
+    /// Bytes that fit for sure, at least `wanted` if there is room for that many. The reader's
+    /// cursor lies in a line that the reader writes: it is looked at only when what was seen of
+    /// it last is not enough.
     ///
     /// # Errors
     /// See [`Self::unread`].
     #[inline]
-    pub fn free(&self, local: &Local) -> Result<usize, BadCursor> {
-        Ok(self.size - self.unread(local)?)
+    pub fn free(&self, local: &Local, wanted: usize) -> Result<usize, BadCursor> {
+        let prod = local.prod.load(Ordering::Relaxed);
+        let seen = local.peer_cons.load(Ordering::Relaxed);
+        let free = self.size.saturating_sub(prod.wrapping_sub(seen) as usize);
+        if free >= wanted {
+            return Ok(free);
+        }
+        let unread = self.unread(local)?;
+        local
+            .peer_cons
+            .store(prod - unread as u64, Ordering::Relaxed);
+        Ok(self.size - unread)
     }
 
     /// Copies `len` bytes to the ring behind what is there, without publishing them: `fill` is
@@ -155,7 +171,12 @@ impl Tx {
         // Either the reader, who armed and then looked at the cursor, sees our bytes, or we see
         // its flag here.
         fence(Ordering::SeqCst);
-        armed.load(Ordering::Relaxed) != 0 && armed.swap(0, Ordering::AcqRel) != 0
+        match armed.load(Ordering::Relaxed) {
+            0 => false,
+            // Two unread bells leave the sending end writable.
+            ALWAYS => self.control().bells.load(Ordering::Relaxed) < 2,
+            _ => armed.swap(0, Ordering::AcqRel) != 0,
+        }
     }
 }
 
@@ -261,13 +282,13 @@ impl Rx {
             .store((at + bytes.len()) as u64, Ordering::Release);
     }
 
-    /// Asks the writer to ring, and looks once more: true if the ring is still empty, so that
+    /// Asks the writer to ring ([`ONCE`] or [`ALWAYS`]), and looks once more: true if the ring is still empty, so that
     /// sleeping is safe.
     #[inline]
-    pub fn arm(&self, local: &Local) -> bool {
+    pub fn arm(&self, local: &Local, level: u32) -> bool {
         let control = self.control();
-        if control.armed.load(Ordering::Relaxed) == 0 {
-            control.armed.store(1, Ordering::Relaxed);
+        if control.armed.load(Ordering::Relaxed) != level {
+            control.armed.store(level, Ordering::Relaxed);
         }
         fence(Ordering::SeqCst);
         self.available(local) == Ok(0)

@@ -38,7 +38,8 @@ pub struct RmbeControl {
     /// Bytes consumed so far. Written by the owner (the reader).
     pub cons: AtomicU64,
     _pad1: [u8; 120],
-    /// 1: the reader sleeps or may sleep; whoever takes it down to 0 rings the bell.
+    /// 1: the reader sleeps or may sleep; whoever takes it down to 0 rings the bell. 2: the writer
+    /// rings for each arrival.
     pub armed: AtomicU32,
     /// 1: the writer found the ring full and waits for space.
     pub writer_waiting: AtomicU32,

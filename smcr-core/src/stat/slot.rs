@@ -82,6 +82,12 @@ impl Slot {
         self.page.is_some()
     }
 
+    /// Whether the line still stands for this connection: nobody removed it.
+    pub fn is_current(&self) -> bool {
+        self.cell()
+            .is_some_and(|cell| cell.generation.load(Ordering::Relaxed) == self.generation)
+    }
+
     /// Total bytes that the program has sent on this connection. One plain store.
     #[inline]
     pub fn set_tx(&self, total: u64) {

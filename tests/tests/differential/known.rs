@@ -53,7 +53,8 @@ impl Known {
         Self::parse(&text).map_err(|e| format!("{}:{e}", path.display()))
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    /// The records of a text; an error starts with the line's number.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut records = Vec::new();
         let mut current: Option<Record> = None;
         for (at, line) in text.lines().enumerate() {

@@ -24,6 +24,7 @@ mod build;
 mod compare;
 mod known;
 mod run;
+mod selfcheck;
 mod stat;
 
 use std::collections::HashMap;
@@ -79,8 +80,8 @@ type PlainRuns = Mutex<HashMap<(Build, String), Arc<OnceLock<Result<Transcript, 
 /// What all trials share.
 struct Suite {
     programs: Programs,
-    /// Taken up by the first trial that needs it, so that listing needs no build.
-    library: OnceLock<Result<build::Library, String>>,
+    /// Not there when nothing is to run under it.
+    library: Option<build::Library>,
     known: Known,
     plain: PlainRuns,
 }
@@ -104,7 +105,7 @@ impl Suite {
     }
 
     fn compare(&self, variant: Variant, scenario: &Scenario) -> Result<(), String> {
-        let library = self.library.get_or_init(build::library).as_ref()?;
+        let library = self.library.as_ref().ok_or("no library")?;
         let plain = self
             .plain(variant.build(), scenario)
             .map_err(|e| format!("over plain TCP: {e}"))?;
@@ -162,7 +163,7 @@ impl Suite {
 }
 
 fn trials(suite: &Arc<Suite>, scenarios: &[Scenario], repeat: Option<u32>) -> Vec<Trial> {
-    let mut trials = Vec::new();
+    let mut trials = selfcheck::trials();
     for scenario in scenarios {
         if let Some(times) = repeat {
             for build in Build::ALL {
@@ -188,15 +189,16 @@ fn trials(suite: &Arc<Suite>, scenarios: &[Scenario], repeat: Option<u32>) -> Ve
     trials
 }
 
-fn prepare() -> Result<(Arc<Suite>, Vec<Scenario>), String> {
+fn prepare(with_library: bool) -> Result<(Arc<Suite>, Vec<Scenario>), String> {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scenarios");
     let programs = Programs::compile(&directory)?;
     let scenarios = programs.list()?;
     let known = Known::read(&directory.join("known-differences.txt"))?;
     known.check_names(scenarios.iter().map(|s| s.name.as_str()))?;
+    let library = with_library.then(build::library).transpose()?;
     let suite = Arc::new(Suite {
         programs,
-        library: OnceLock::new(),
+        library,
         known,
         plain: Mutex::default(),
     });
@@ -210,7 +212,7 @@ fn main() -> ExitCode {
     let repeat = std::env::var("SMCR_DIFF_REPEAT")
         .ok()
         .and_then(|n| n.parse().ok());
-    match prepare() {
+    match prepare(repeat.is_none() && !arguments.list) {
         Ok((suite, scenarios)) => {
             libtest_mimic::run(&arguments, trials(&suite, &scenarios, repeat)).exit_code()
         }

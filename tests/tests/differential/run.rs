@@ -74,12 +74,17 @@ impl Outcome {
         if self.checkpoints.is_empty() {
             return Some("the scenario passed no checkpoint".to_owned());
         }
-        if self.checkpoints.iter().any(Seen::moved) {
+        let seen: Vec<_> = self
+            .checkpoints
+            .iter()
+            .filter(|seen| !seen.moved())
+            .map(Seen::to_string)
+            .collect();
+        if seen.is_empty() {
             return None;
         }
-        let seen: Vec<_> = self.checkpoints.iter().map(Seen::to_string).collect();
         Some(format!(
-            "no connection moved to SMC: TCP was compared with TCP\n{}",
+            "not on SMC, so that TCP was compared with TCP:\n{}",
             seen.join("\n")
         ))
     }

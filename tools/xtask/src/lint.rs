@@ -22,6 +22,7 @@ pub(crate) fn add(steps: &mut Steps) -> Result<()> {
         steps.step(&format!("clippy {package}"), || {
             verdict(cargo::run(&[
                 "clippy",
+                "--no-deps",
                 "--quiet",
                 "--package",
                 &package,

@@ -1,0 +1,505 @@
+//! Connections that survive exec.
+//!
+//! The program's descriptor of a connection, an end of its readiness pair, passes exec by itself
+//! unless it is close-on-exec. What the library knows of the connection has to follow it: the old
+//! image writes it into a memfd, leaves that open under a number that the new image can find
+//! ([`crate::fds::handover_number`]), and makes the descriptors inheritable that the record
+//! names. The new image's library looks which of the program's descriptors are the ends named in
+//! the records, by inode, and puts the connections together again.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::{Errno, FdFlags};
+
+use super::{Connection, Engine, PUBLISHER, addresses};
+use crate::conn::{Smc, exec};
+use crate::fds::{self, ProgramLimit};
+use crate::group::LinkGroup;
+use crate::shm::{Arena, Geometry, LocalRef, Rmb, Rx, Tx};
+use crate::stat::{ConnInfo, Mode, Role, State};
+
+/// The first word: "smcrexec", and the version of what follows.
+const MAGIC: u64 = u64::from_be_bytes(*b"smcrex01");
+
+/// Words of a [`Record`].
+const WORDS: usize = 15;
+
+/// More connections than any process has.
+const MOST: usize = 1 << 20;
+
+const SEALS: SealFlags = SealFlags::SHRINK
+    .union(SealFlags::GROW)
+    .union(SealFlags::WRITE)
+    .union(SealFlags::SEAL);
+
+/// An RMBE, by the descriptor of its RMB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Element {
+    fd: RawFd,
+    token: u64,
+    geometry: Geometry,
+    index: u8,
+}
+
+/// One connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Record {
+    /// Inode of the program's end of the readiness pair.
+    inode: u64,
+    tcp: RawFd,
+    arena: RawFd,
+    slot: u32,
+    own: Element,
+    peer: Element,
+    peer_id: [u8; 16],
+    is_client: bool,
+}
+
+fn element(rmbe: (&Arc<Rmb>, u8)) -> Element {
+    let (rmb, index) = rmbe;
+    Element {
+        fd: rmb.fd().as_raw_fd(),
+        token: rmb.token(),
+        geometry: rmb.geometry(),
+        index,
+    }
+}
+
+impl Element {
+    fn words(&self) -> [u64; 4] {
+        let geometry = u64::from(self.geometry.count) << 32 | u64::from(self.geometry.rmbe_size);
+        [self.fd as u64, self.token, geometry, u64::from(self.index)]
+    }
+
+    fn parse(words: &[u64]) -> Option<Self> {
+        let count = u8::try_from(words[2] >> 32).ok()?;
+        let geometry = Geometry::new(count, words[2] as u32)?;
+        let index = u8::try_from(words[3]).ok().filter(|&index| index < count)?;
+        Some(Self {
+            fd: number(words[0])?,
+            token: words[1],
+            geometry,
+            index,
+        })
+    }
+}
+
+fn number(word: u64) -> Option<RawFd> {
+    RawFd::try_from(word).ok()
+}
+
+impl Record {
+    fn of(connection: &Connection, inode: u64) -> Option<Self> {
+        let (smc, tcp) = (connection.smc()?, connection.tcp()?);
+        let (tx, rx, local) = smc.parts();
+        Some(Self {
+            inode,
+            tcp: tcp.as_raw_fd(),
+            arena: local.arena().fd().as_raw_fd(),
+            slot: local.index() as u32,
+            own: element(rx.rmbe()),
+            peer: element(tx.rmbe()),
+            peer_id: smc.group().peer(),
+            is_client: connection.role() == Role::Client,
+        })
+    }
+
+    fn words(&self) -> [u64; WORDS] {
+        let mut words = [0; WORDS];
+        words[0] = self.inode;
+        words[1] = self.tcp as u64;
+        words[2] = self.arena as u64;
+        words[3] = u64::from(self.slot);
+        words[4..8].copy_from_slice(&self.own.words());
+        words[8..12].copy_from_slice(&self.peer.words());
+        let id = u128::from_ne_bytes(self.peer_id);
+        words[12] = id as u64;
+        words[13] = (id >> 64) as u64;
+        words[14] = u64::from(self.is_client);
+        words
+    }
+
+    fn parse(words: &[u64]) -> Option<Self> {
+        Some(Self {
+            inode: words[0],
+            tcp: number(words[1])?,
+            arena: number(words[2])?,
+            slot: u32::try_from(words[3]).ok()?,
+            own: Element::parse(&words[4..8])?,
+            peer: Element::parse(&words[8..12])?,
+            peer_id: (u128::from(words[13]) << 64 | u128::from(words[12])).to_ne_bytes(),
+            is_client: words[14] != 0,
+        })
+    }
+
+    fn fds(&self) -> [RawFd; 4] {
+        [self.tcp, self.arena, self.own.fd, self.peer.fd]
+    }
+}
+
+/// Everything is ready for an exec. Dropping it takes that back: the exec failed.
+#[derive(Debug)]
+pub struct Handover {
+    /// Open under its number until the value is dropped.
+    _memfd: Option<OwnedFd>,
+    inheritable: Vec<RawFd>,
+    counted: Vec<LocalRef>,
+    left: Vec<Arc<Connection>>,
+    _limit: ProgramLimit,
+}
+
+/// Who executes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Executing {
+    /// This process, which is counted among those that have its connections.
+    Myself,
+    /// A child that is not.
+    Child,
+}
+
+impl Handover {
+    /// Prepares for an exec that passes on the connections of `passing`, each with the inode of
+    /// the program's descriptor, but not those of `leaving`.
+    ///
+    /// # Errors
+    /// A system call failed; everything is as it was.
+    pub fn prepare(
+        passing: &[(Arc<Connection>, u64)],
+        leaving: Vec<Arc<Connection>>,
+        who: Executing,
+    ) -> Result<Self, Errno> {
+        // The number depends on it.
+        fds::reserve();
+        let mut handover = Self {
+            _memfd: None,
+            inheritable: Vec::new(),
+            counted: Vec::new(),
+            left: Vec::new(),
+            _limit: ProgramLimit::none(),
+        };
+        let mut words = vec![MAGIC, 0];
+        for (connection, inode) in passing {
+            let (Some(record), Some(smc)) = (Record::of(connection, *inode), connection.smc())
+            else {
+                continue;
+            };
+            words[1] += 1;
+            words.extend(record.words());
+            handover.inheritable.extend(record.fds());
+            if who == Executing::Child {
+                // Before the child exists: a parent that closes at once must not be the last.
+                smc.inherited();
+                handover.counted.push(smc.parts().2.clone());
+            }
+        }
+        handover.inheritable.sort_unstable();
+        handover.inheritable.dedup();
+        handover._memfd = Some(publish(&words)?);
+        for &fd in &handover.inheritable {
+            set_cloexec(fd, false)?;
+        }
+        if who == Executing::Myself {
+            let leaves = |connection: &Arc<Connection>| connection.smc().is_some_and(Smc::leave);
+            handover.left = leaving.into_iter().filter(leaves).collect();
+        }
+        handover._limit = ProgramLimit::restore();
+        Ok(handover)
+    }
+
+    /// A child executes the program now: what was prepared for it is its own.
+    pub fn spawned(mut self) {
+        self.counted.clear();
+    }
+}
+
+impl Drop for Handover {
+    fn drop(&mut self) {
+        for &fd in &self.inheritable {
+            let _ = set_cloexec(fd, true);
+        }
+        for local in &self.counted {
+            local.processes.fetch_sub(1, Ordering::AcqRel);
+        }
+        for connection in &self.left {
+            connection.inherited();
+        }
+    }
+}
+
+fn set_cloexec(fd: RawFd, on: bool) -> Result<(), Errno> {
+    // SAFETY: one of the library's own, which the connection in question holds.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    rustix::io::fcntl_setfd(
+        fd,
+        if on {
+            FdFlags::CLOEXEC
+        } else {
+            FdFlags::empty()
+        },
+    )
+}
+
+/// Puts the words where the new image looks for them.
+fn publish(words: &[u64]) -> Result<OwnedFd, Errno> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let memfd = rustix::fs::memfd_create("smcr-exec", flags)?;
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let mut rest = &bytes[..];
+    while !rest.is_empty() {
+        rest = &rest[rustix::io::write(&memfd, rest)?..];
+    }
+    rustix::fs::fcntl_add_seals(&memfd, SEALS)?;
+    let number = fds::handover_number();
+    // SAFETY: only asks whether it is open.
+    if rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) }).is_ok() {
+        return Err(Errno::BUSY);
+    }
+    crate::sys::dup_onto(std::os::fd::AsFd::as_fd(&memfd), number, false)?;
+    // SAFETY: just made, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// A connection that came over exec, and the program's descriptors for it.
+#[derive(Debug)]
+pub struct Arrived {
+    /// The connection.
+    pub connection: Arc<Connection>,
+    /// Inode of the program's end of the readiness pair.
+    pub inode: u64,
+    /// The program's descriptors for it.
+    pub fds: Vec<RawFd>,
+}
+
+/// Takes what the old image left. To be called once, before the program runs.
+pub fn arrive(engine: &'static Engine) -> Vec<Arrived> {
+    let Some(records) = found() else {
+        return Vec::new();
+    };
+    // The old image's page, which stands for what is no more, is replaced.
+    if let Err(error) = PUBLISHER.publish() {
+        log::debug!("no statistics: {error}");
+    }
+    if records.is_empty() {
+        return Vec::new();
+    }
+    fds::reserve();
+    let inodes: HashSet<u64> = records.iter().map(|record| record.inode).collect();
+    let ends = open_sockets(&inodes);
+    let mut parts = Parts::new(&records);
+    let mut arrived = Vec::new();
+    for record in &records {
+        let Some((tx, rx, local, tcp)) = parts.take(record) else {
+            log::error!("a connection was lost in exec: {record:?}");
+            continue;
+        };
+        match ends.get(&record.inode) {
+            None => exec::not_arrived(&tx, &rx, &local),
+            Some(fds) => {
+                let group = parts.group(engine, record);
+                let smc = Smc::adopt(tx, rx, local, group);
+                arrived.push(Arrived {
+                    connection: Arc::new(engine.adopt(tcp, smc, record)),
+                    inode: record.inode,
+                    fds: fds.clone(),
+                });
+            }
+        }
+    }
+    arrived
+}
+
+/// Reads and closes the memfd, if there is one.
+fn found() -> Option<Vec<Record>> {
+    let number = fds::handover_number();
+    if number < 3 {
+        return None;
+    }
+    // SAFETY: only asks whether it is open, and what it is.
+    let seals = rustix::fs::fcntl_get_seals(unsafe { BorrowedFd::borrow_raw(number) }).ok()?;
+    if !seals.contains(SEALS) {
+        return None;
+    }
+    // SAFETY: as above; nobody else in this process knows of it if the words are ours.
+    let memfd = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(number) });
+    let len = rustix::fs::fstat(&*memfd).ok()?.st_size as usize;
+    if !(16..=16 + MOST * WORDS * 8).contains(&len) {
+        return None;
+    }
+    let mut bytes = vec![0u8; len];
+    let mut at = 0;
+    while at < len {
+        match rustix::io::pread(&*memfd, &mut bytes[at..], at as u64) {
+            Ok(got) if got > 0 => at += got,
+            _ => return None,
+        }
+    }
+    let words: Vec<u64> = bytes
+        .as_chunks::<8>()
+        .0
+        .iter()
+        .map(|word| u64::from_ne_bytes(*word))
+        .collect();
+    if words[0] != MAGIC {
+        return None;
+    }
+    drop(std::mem::ManuallyDrop::into_inner(memfd));
+    let records = words[2..].chunks_exact(WORDS).map_while(Record::parse);
+    Some(records.collect())
+}
+
+/// The open sockets among `inodes`, and under which numbers.
+fn open_sockets(inodes: &HashSet<u64>) -> HashMap<u64, Vec<RawFd>> {
+    let mut found: HashMap<u64, Vec<RawFd>> = HashMap::new();
+    for fd in open_fds() {
+        if let Some(inode) = socket_inode(fd)
+            && inodes.contains(&inode)
+        {
+            found.entry(inode).or_default().push(fd);
+        }
+    }
+    found
+}
+
+/// The inode behind a descriptor, if it is a socket.
+pub fn socket_inode(fd: RawFd) -> Option<u64> {
+    // SAFETY: the kernel checks the number.
+    let stat = rustix::fs::fstat(unsafe { BorrowedFd::borrow_raw(fd) }).ok()?;
+    (stat.st_mode & libc::S_IFMT == libc::S_IFSOCK).then_some(stat.st_ino)
+}
+
+/// All open descriptors of this process (of a vfork child its own).
+pub fn open_fds() -> Vec<RawFd> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(directory) = rustix::fs::open("/proc/self/fd", flags, Mode::empty()) else {
+        // No /proc: the first ones, which are the likely ones.
+        return (0..1024).collect();
+    };
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+    let mut entries = rustix::fs::RawDir::new(&directory, &mut buffer);
+    let mut fds = Vec::new();
+    while let Some(Ok(entry)) = entries.next() {
+        let name = entry.file_name().to_str().ok();
+        fds.extend(name.and_then(|name| name.parse::<RawFd>().ok()));
+    }
+    fds.retain(|&fd| fd != directory.as_raw_fd());
+    fds
+}
+
+/// What the records share, made once; and what is left is closed.
+struct Parts {
+    /// Descriptors that nobody took yet.
+    fds: HashMap<RawFd, OwnedFd>,
+    arenas: HashMap<RawFd, Arc<Arena>>,
+    rmbs: HashMap<RawFd, Arc<Rmb>>,
+    groups: HashMap<[u8; 16], Arc<LinkGroup>>,
+}
+
+impl Parts {
+    fn new(records: &[Record]) -> Self {
+        let numbers: HashSet<RawFd> = records.iter().flat_map(Record::fds).collect();
+        let owned = numbers.into_iter().filter_map(|fd| {
+            // A file action may have closed it.
+            set_cloexec(fd, true).ok()?;
+            // SAFETY: the old image left it to us.
+            Some((fd, unsafe { OwnedFd::from_raw_fd(fd) }))
+        });
+        Self {
+            fds: owned.collect(),
+            arenas: HashMap::new(),
+            rmbs: HashMap::new(),
+            groups: HashMap::new(),
+        }
+    }
+
+    fn arena(&mut self, fd: RawFd) -> Option<Arc<Arena>> {
+        if let Some(arena) = self.arenas.get(&fd) {
+            return Some(Arc::clone(arena));
+        }
+        let arena = Arena::from_exec(self.fds.remove(&fd)?).ok()?;
+        self.arenas.insert(fd, Arc::clone(&arena));
+        Some(arena)
+    }
+
+    fn rmb(&mut self, of: Element) -> Option<Arc<Rmb>> {
+        if let Some(rmb) = self.rmbs.get(&of.fd) {
+            return (rmb.geometry() == of.geometry).then(|| Arc::clone(rmb));
+        }
+        let rmb = Rmb::from_peer(self.fds.remove(&of.fd)?, of.geometry, of.token).ok()?;
+        self.rmbs.insert(of.fd, Arc::clone(&rmb));
+        Some(rmb)
+    }
+
+    fn take(&mut self, record: &Record) -> Option<(Tx, Rx, LocalRef, OwnedFd)> {
+        let local = self.arena(record.arena)?.existing(record.slot as usize)?;
+        let rx = Rx::new(self.rmb(record.own)?, record.own.index);
+        let tx = Tx::new(self.rmb(record.peer)?, record.peer.index);
+        let tcp = fds::raise(self.fds.remove(&record.tcp)?);
+        Some((tx, rx, local, tcp))
+    }
+
+    fn group(&mut self, engine: &Engine, record: &Record) -> Arc<LinkGroup> {
+        let group = self.groups.entry(record.peer_id).or_insert_with(|| {
+            let id = engine.next_group.fetch_add(1, Ordering::Relaxed);
+            LinkGroup::new(id, record.peer_id, record.own.geometry.rmbe_size)
+        });
+        group.adopt();
+        Arc::clone(group)
+    }
+}
+
+impl Engine {
+    fn adopt(&self, tcp: OwnedFd, smc: Smc, record: &Record) -> Connection {
+        let ends = addresses(std::os::fd::AsFd::as_fd(&tcp)).ok();
+        let role = if record.is_client {
+            Role::Client
+        } else {
+            Role::Server
+        };
+        let info = ConnInfo {
+            state: State::Active,
+            mode: Mode::Shm,
+            role,
+            reason: None,
+            local: ends.map(|(local, _)| local),
+            peer: ends.map(|(_, peer)| peer),
+            group: u64::from(smc.group().id()),
+        };
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        Connection::adopted(tcp, info, smc)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Element, Record};
+    use crate::shm::Geometry;
+
+    #[test]
+    fn records_survive_the_journey() {
+        let element = |fd, index| Element {
+            fd,
+            token: 0xfedc_ba98_7654_3210,
+            geometry: Geometry::new(16, 1 << 20).unwrap(),
+            index,
+        };
+        let record = Record {
+            inode: 77,
+            tcp: 1030,
+            arena: 1031,
+            slot: 5,
+            own: element(1032, 15),
+            peer: element(1033, 0),
+            peer_id: *b"0123456789abcdef",
+            is_client: true,
+        };
+        assert_eq!(Record::parse(&record.words()), Some(record));
+        let mut bad = record.words();
+        bad[7] = 16; // no such element
+        assert_eq!(Record::parse(&bad), None);
+    }
+}
