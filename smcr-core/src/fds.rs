@@ -1,7 +1,7 @@
 //! Where the library keeps its own descriptors: high up, out of the program's way.
 
 use std::os::fd::{AsFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -18,8 +18,8 @@ static PROGRAM_LIMIT: AtomicI32 = AtomicI32::new(i32::MAX);
 /// The same as the program set it, which may be more than anybody can have.
 static PROGRAM_SOFT: AtomicU64 = AtomicU64::new(0);
 
-/// Whether the process's soft limit is ours, and the program's is in `PROGRAM_SOFT`.
-static RAISED: AtomicBool = AtomicBool::new(false);
+/// The soft limit that we gave the process, if the program's is in `PROGRAM_SOFT`; else 0.
+static RAISED: AtomicU64 = AtomicU64::new(0);
 
 /// How the numbers are shared out between the program and us.
 struct Share {
@@ -71,7 +71,7 @@ pub fn reserve() -> bool {
         return false;
     }
     PROGRAM_SOFT.store(limit.current.unwrap_or(u64::MAX), Ordering::Relaxed);
-    RAISED.store(true, Ordering::Relaxed);
+    RAISED.store(wanted, Ordering::Relaxed);
     PROGRAM_LIMIT.store(soft as RawFd, Ordering::Relaxed);
     FIRST.store(soft as RawFd, Ordering::Relaxed);
     BASE.store(soft as RawFd, Ordering::Relaxed);
@@ -92,9 +92,13 @@ pub fn program_limit() -> RawFd {
 /// The soft limit as the program set it, to be shown to it, if the process has another one:
 /// `u64::MAX` for no limit.
 pub fn shown_limit() -> Option<u64> {
-    RAISED
-        .load(Ordering::Relaxed)
-        .then(|| PROGRAM_SOFT.load(Ordering::Relaxed))
+    let raised = RAISED.load(Ordering::Relaxed) != 0;
+    raised.then(|| PROGRAM_SOFT.load(Ordering::Relaxed))
+}
+
+/// Whether a soft limit is the one that we gave the process.
+pub fn is_raised(soft: u64) -> bool {
+    RAISED.load(Ordering::Relaxed) == soft
 }
 
 /// The program asks for new limits, while the process has ours. Returns the soft limit to ask
@@ -111,8 +115,9 @@ pub fn limits_asked(soft: u64, hard: u64) -> u64 {
         .min(hard)
 }
 
-/// The kernel agreed to what [`limits_asked`] said.
-pub fn limits_set(soft: u64, hard: u64) {
+/// The kernel agreed to `asked`, which [`limits_asked`] said.
+pub fn limits_set(soft: u64, hard: u64, asked: u64) {
+    RAISED.store(asked, Ordering::Relaxed);
     let finite = |value: u64| (value != u64::MAX).then_some(value);
     let share = share(finite(soft), finite(hard));
     PROGRAM_SOFT.store(soft, Ordering::Relaxed);
@@ -140,6 +145,10 @@ impl ProgramLimit {
             return Self(None);
         };
         let ours = getrlimit(Resource::Nofile);
+        if ours.current != Some(RAISED.load(Ordering::Relaxed)) {
+            // A vfork child that set its own.
+            return Self(None);
+        }
         let current = (soft != u64::MAX).then_some(soft);
         let program = Rlimit { current, ..ours };
         Self(setrlimit(Resource::Nofile, program).is_ok().then_some(ours))
@@ -184,5 +193,9 @@ pub fn raise(fd: OwnedFd) -> OwnedFd {
 
 /// Duplicates the program's descriptor into our range.
 pub fn duplicate(fd: std::os::fd::BorrowedFd<'_>) -> Result<OwnedFd, rustix::io::Errno> {
-    crate::sys::dup_high(fd, BASE.load(Ordering::Relaxed).max(3))
+    match crate::sys::dup_high(fd, BASE.load(Ordering::Relaxed).max(3)) {
+        // The limit was lowered below our range, behind our back.
+        Err(rustix::io::Errno::INVAL) => crate::sys::dup_high(fd, 3),
+        result => result,
+    }
 }

@@ -9,6 +9,7 @@
 mod exec;
 pub(crate) mod files;
 pub(crate) mod io;
+mod limits;
 mod messages;
 mod process;
 mod sockets;
@@ -22,6 +23,7 @@ mod watching;
 pub(crate) fn resolve() {
     io::resolve();
     files::resolve();
+    limits::resolve();
     messages::resolve();
     exec::resolve_all();
     process::resolve();

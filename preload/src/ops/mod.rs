@@ -5,6 +5,7 @@ pub(crate) mod fds;
 pub(crate) mod fork;
 pub(crate) mod image;
 pub(crate) mod io;
+pub(crate) mod limits;
 pub(crate) mod options;
 pub(crate) mod setup;
 pub(crate) mod stdio;

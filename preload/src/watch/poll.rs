@@ -18,6 +18,9 @@ use crate::table;
 type Streams = SmallVec<[(usize, StreamRef); 8]>;
 
 pub(crate) fn poll(fds: &mut [pollfd], wait: &Wait) -> Outcome<usize> {
+    if fds.len() > smcr_core::fds::program_limit() as usize {
+        return Outcome::Failed(Errno::INVAL);
+    }
     let deadline = wait.timeout.map(|timeout| Instant::now() + timeout);
     let mut outcome = poll_once(fds, wait);
     while let Some(Err(pending::DECIDED)) = outcome {
