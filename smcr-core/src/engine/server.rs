@@ -1,11 +1,13 @@
 //! The server's side: what happens inside accept().
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use super::connection::EARLY_MAX;
 use super::helper::{disconnect, transmit};
 use super::{Connection, Engine, PUBLISHER, addresses};
 use crate::conn::Smc;
@@ -30,6 +32,9 @@ pub struct Accepted {
 
 /// How long to look for the client's name, which it binds right after its connect().
 const CALL_WAIT: Duration = Duration::from_millis(20);
+
+/// How long to look without sleeping, and then how often to look.
+const CALL_YIELD: Duration = Duration::from_micros(500);
 
 /// How long the client's library may take to say yes. It has a thread for it, which may have to
 /// wait for a core.
@@ -64,7 +69,7 @@ impl Engine {
         }
         // Before anything is said: it may fail, and there is no way back afterwards.
         let tcp = fds::duplicate(fd).map_err(|_| Reason::Descriptors)?;
-        let (channel, uid) = call(local, peer)?;
+        let (channel, uid) = call(fd, local, peer)?;
         if !self.trusts(uid) {
             return Err(Reason::OtherUser);
         }
@@ -249,18 +254,46 @@ struct Client {
 }
 
 /// Calls the client's library; it binds its name right after its connect() returned.
-fn call(local: std::net::SocketAddr, peer: std::net::SocketAddr) -> Result<(OwnedFd, u32), Reason> {
-    let until = Instant::now() + CALL_WAIT;
+fn call(
+    tcp: BorrowedFd<'_>,
+    local: SocketAddr,
+    peer: SocketAddr,
+) -> Result<(OwnedFd, u32), Reason> {
+    let began = Instant::now();
     loop {
         match names::call(local, peer) {
             Ok(called) => return Ok(called),
-            Err(_) if Instant::now() < until => {
-                rustix::thread::sched_yield();
+            Err(_) if began.elapsed() < CALL_WAIT && may_be_early(tcp) => {
+                if began.elapsed() < CALL_YIELD {
+                    rustix::thread::sched_yield();
+                } else {
+                    std::thread::sleep(CALL_YIELD);
+                }
             }
             Err(Errno::CONNREFUSED) => return Err(Reason::NoAnswer),
             Err(_) => return Err(Reason::Internal),
         }
     }
+}
+
+/// Whether the client may not have come to bind its name yet. If it is gone, or gave SMC up
+/// already, there is nothing to wait for: a server that waits for each of many dead connections
+/// comes too late for the living ones behind them.
+fn may_be_early(tcp: BorrowedFd<'_>) -> bool {
+    const ESTABLISHED: u8 = 1;
+    /// Offset of `tcpi_last_ack_recv`, in ms.
+    const LAST_ACK: usize = 56;
+    let mut info = [0u8; LAST_ACK + 4];
+    let Ok(LAST_ACK..) = sys::get_bytes(tcp, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info) else {
+        return true;
+    };
+    let age = info[LAST_ACK..]
+        .first_chunk()
+        .map(|raw| u32::from_ne_bytes(*raw));
+    // Every segment of the client acknowledges: this long ago it was connected, or sent.
+    let recent = age.is_none_or(|ms| u128::from(ms) <= CALL_WAIT.as_millis());
+    let unread = rustix::io::ioctl_fionread(tcp);
+    info[0] == ESTABLISHED && recent && unread.is_ok_and(|unread| unread <= u64::from(EARLY_MAX))
 }
 
 fn wait_commit(channel: &OwnedFd) -> Result<(Message, Vec<OwnedFd>), Reason> {
