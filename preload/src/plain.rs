@@ -62,9 +62,8 @@ impl Plain {
         self.listening.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn set_listening(&self, presence: Option<Presence>) {
+    pub(crate) fn set_listening(&self) {
         self.listening.store(true, Ordering::Relaxed);
-        *self.presence.lock() = presence;
     }
 
     pub(crate) fn has_presence(&self) -> bool {

@@ -200,5 +200,9 @@ pub fn raise(fd: OwnedFd) -> OwnedFd {
 
 /// Duplicates the program's descriptor into our range.
 pub fn duplicate(fd: std::os::fd::BorrowedFd<'_>) -> Result<OwnedFd, rustix::io::Errno> {
-    crate::sys::dup_high(fd, BASE.load(Ordering::Relaxed).max(3))
+    match crate::sys::dup_high(fd, BASE.load(Ordering::Relaxed).max(3)) {
+        // The limit was lowered below our range, behind our back.
+        Err(rustix::io::Errno::INVAL) => crate::sys::dup_high(fd, 3),
+        result => result,
+    }
 }

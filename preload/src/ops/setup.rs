@@ -312,7 +312,11 @@ fn announce(engine: &Engine, fd: RawFd, plain: &Plain) {
     if !plain.is_listening() {
         plain.set_slot(smcr_core::engine::list_listener(local));
     }
-    plain.set_listening(engine.announce(local.port()));
+    plain.set_listening();
+    // A second listen() only changes the backlog.
+    if !plain.has_presence() {
+        plain.set_presence(engine.announce(local.port()));
+    }
 }
 
 fn local_address(fd: RawFd) -> Option<SocketAddr> {

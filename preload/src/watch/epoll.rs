@@ -13,6 +13,7 @@ use crate::stream::StreamRef;
 use crate::table::{self, Entry};
 
 /// A wait's time-out and signal mask, whichever of the three calls it came by.
+#[derive(Clone, Copy)]
 pub(crate) struct Wait {
     /// `None`: for ever.
     pub(crate) timeout: Option<Duration>,

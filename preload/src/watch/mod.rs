@@ -7,6 +7,7 @@
 
 mod edge;
 pub(crate) mod epoll;
+mod pending;
 pub(crate) mod poll;
 pub(crate) mod select;
 pub(crate) mod set;

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 use smcr_core::conn::{Smc, spin};
 
 use super::epoll::Wait;
+use super::pending::{self, Pending};
 use crate::outcome::{Outcome, PassOn};
 use crate::stream::StreamRef;
 use crate::table;
@@ -20,6 +21,19 @@ pub(crate) fn poll(fds: &mut [pollfd], wait: &Wait) -> Outcome<usize> {
     if fds.len() > smcr_core::fds::program_limit() as usize {
         return Outcome::Failed(Errno::INVAL);
     }
+    let deadline = wait.timeout.map(|timeout| Instant::now() + timeout);
+    let mut outcome = poll_once(fds, wait);
+    while let Some(Err(pending::DECIDED)) = outcome {
+        let timeout = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let wait = Wait { timeout, ..*wait };
+        // With no stream left this poll still has to end when the program said.
+        outcome = poll_once(fds, &wait).or_else(|| Some(pending_only(fds, &wait)));
+    }
+    outcome.map_or(Outcome::PassOn(PassOn::NotOurs), Outcome::from)
+}
+
+/// `None`: there is no stream among them. [`pending::DECIDED`]: what they are has changed.
+fn poll_once(fds: &mut [pollfd], wait: &Wait) -> Option<Result<usize, Errno>> {
     let mut streams = Streams::new();
     let mut pending = false;
     for (at, entry) in fds.iter().enumerate() {
@@ -38,12 +52,12 @@ pub(crate) fn poll(fds: &mut [pollfd], wait: &Wait) -> Outcome<usize> {
         }
     }
     if streams.is_empty() && pending {
-        return pending_only(fds, wait).into();
+        return Some(pending_only(fds, wait));
     }
     if streams.is_empty() {
-        return Outcome::PassOn(PassOn::NotOurs);
+        return None;
     }
-    wait_for(fds, &streams, wait).into()
+    Some(wait_for(fds, &streams, wait))
 }
 
 /// Streams whose handshake is pending are as the kernel says, but for what a unix socket has and
@@ -53,13 +67,25 @@ fn pending_only(fds: &mut [pollfd], wait: &Wait) -> Result<usize, Errno> {
         tv_sec: time.as_secs() as i64,
         tv_nsec: i64::from(time.subsec_nanos()),
     });
-    let count = crate::real::ppoll(fds, time.as_ref(), wait.sigmask)?;
-    for entry in fds {
+    let mut asked: SmallVec<[pollfd; 16]> = SmallVec::from_slice(fds);
+    let held = hold(&mut asked, wait.timeout);
+    let count = crate::real::ppoll(&mut asked, time.as_ref(), wait.sigmask)?;
+    held.check()?;
+    for (entry, asked) in fds.iter_mut().zip(&asked) {
+        entry.revents = asked.revents;
         if table::stream(entry.fd).is_some() {
             entry.revents &= !libc::POLLWRBAND;
         }
     }
     Ok(count)
+}
+
+fn hold(asked: &mut [pollfd], timeout: Option<Duration>) -> Pending {
+    if timeout.is_some_and(|timeout| timeout.is_zero()) {
+        Pending::none()
+    } else {
+        Pending::hold(asked)
+    }
 }
 
 /// What poll would report of a stream.
@@ -187,7 +213,9 @@ fn ask_kernel(
         tv_sec: time.as_secs() as i64,
         tv_nsec: i64::from(time.subsec_nanos()),
     });
+    let held = hold(&mut asked, timeout);
     crate::real::ppoll(&mut asked, time.as_ref(), sigmask)?;
+    held.check()?;
     for (entry, asked) in fds.iter_mut().zip(&asked) {
         entry.revents = asked.revents;
     }

@@ -62,6 +62,8 @@ impl Engine {
         if !fds::reserve() {
             return Err(Reason::Descriptors);
         }
+        // Before anything is said: it may fail, and there is no way back afterwards.
+        let tcp = fds::duplicate(fd).map_err(|_| Reason::Descriptors)?;
         let (channel, uid) = call(local, peer)?;
         if !self.trusts(uid) {
             return Err(Reason::OtherUser);
@@ -96,10 +98,6 @@ impl Engine {
                 return Err(reason);
             }
         };
-        let tcp = fds::duplicate(fd).map_err(|_| {
-            disconnect(fd);
-            Reason::Descriptors
-        })?;
         let info = ConnInfo {
             state: State::Active,
             mode: Mode::Shm,

@@ -16,8 +16,8 @@ fn main() -> ExitCode {
         ["victim", role, port, seed, connections, kill_us] => {
             killed::victim(role, port, seed, connections, kill_us)
         }
-        ["many-server", control] => many::server(control),
-        ["many-client", control, port] => many::client(control, port),
+        ["many-server", control, count] => many::server(control, count),
+        ["many-client", control, port, count] => many::client(control, port, count),
         _ => Err("unknown arguments".into()),
     };
     match result {

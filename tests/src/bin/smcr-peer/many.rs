@@ -26,18 +26,25 @@ fn talk(streams: &mut [TcpStream], round: u64, client: bool) -> Outcome<()> {
     Ok(())
 }
 
-/// Makes room for `count` descriptors, as far as allowed.
-fn raise_limit() {
-    let limit = libc::rlimit {
-        rlim_cur: 12_000,
-        rlim_max: 40_000,
+/// Makes room for `count` sockets of this program. What the library needs beyond that is its own
+/// business, up to the hard limit.
+fn raise_limit(count: &str) -> Outcome<()> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
     };
-    // SAFETY: a valid struct. Where it is not allowed the test's server says what is missing.
-    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
+    // SAFETY: a valid struct.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+    limit.rlim_cur = count.parse::<u64>()? + 100;
+    // SAFETY: a valid struct.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    Ok(())
 }
 
-pub(crate) fn server(path: &str) -> Outcome<()> {
-    raise_limit();
+pub(crate) fn server(path: &str, count: &str) -> Outcome<()> {
+    raise_limit(count)?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let port = listener.local_addr()?.port();
     let mut streams = Vec::new();
@@ -63,8 +70,8 @@ pub(crate) fn server(path: &str) -> Outcome<()> {
     })
 }
 
-pub(crate) fn client(path: &str, port: &str) -> Outcome<()> {
-    raise_limit();
+pub(crate) fn client(path: &str, port: &str, count: &str) -> Outcome<()> {
+    raise_limit(count)?;
     let port: u16 = port.parse()?;
     let mut streams = Vec::new();
     control::serve(path, |words| match words {
