@@ -128,6 +128,13 @@ pub fn limits_set(soft: u64, hard: u64, asked: u64) {
     }
 }
 
+/// The program set its soft limit while it is the process's own.
+pub fn limit_set(soft: u64) {
+    if BASE.load(Ordering::Relaxed) != 0 {
+        PROGRAM_LIMIT.store(soft.min(1 << 20) as RawFd, Ordering::Relaxed);
+    }
+}
+
 /// Gives the process the soft limit that the program set, until the value is dropped: what it
 /// executes takes it from there.
 #[derive(Debug)]

@@ -4,7 +4,8 @@ use libc::{c_int, c_long, c_uint, c_ulong, c_void};
 use redhook::{hook, real};
 
 use crate::ops::fds;
-use crate::table;
+use crate::{real, table};
+use rustix::io::Errno;
 
 super::resolves!(
     close,
@@ -70,6 +71,11 @@ fn duplicated(fd: c_int, new: c_int) -> c_int {
 
 /// dup2 and dup3 onto a number: what was there is closed.
 fn replacing(fd: c_int, new: c_int, call: impl FnOnce() -> c_int) -> c_int {
+    if new >= smcr_core::fds::program_limit() {
+        // Where the library's own descriptors are.
+        real::set_errno(Errno::BADF);
+        return -1;
+    }
     if fd == new || !(table::is_known(fd) || table::is_known(new)) || !fds::is_open(fd) {
         return call();
     }
@@ -87,13 +93,21 @@ hook! {
 hook! {
     unsafe fn dup3(fd: c_int, new: c_int, flags: c_int) -> c_int => smcr_dup3 {
         // SAFETY: takes integers.
-        replacing(fd, new, || unsafe { real!(dup3)(fd, new, flags) })
+        let call = || unsafe { real!(dup3)(fd, new, flags) };
+        // Refused, then, and nothing is replaced.
+        if flags & !libc::O_CLOEXEC != 0 { call() } else { replacing(fd, new, call) }
     }
 }
 
 /// What fcntl does beside the real call. (C declares it with a variable argument list; by the
 /// calling convention a third argument, if there is one, is where a fixed one would be.)
 fn control(fd: c_int, command: c_int, arg: c_long, call: impl FnOnce() -> c_int) -> c_int {
+    if matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC)
+        && (arg as c_int) >= smcr_core::fds::program_limit()
+    {
+        real::set_errno(Errno::INVAL);
+        return -1;
+    }
     let ret = call();
     if ret >= 0 && table::is_known(fd) {
         match command {

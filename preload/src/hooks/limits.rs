@@ -37,7 +37,14 @@ unsafe fn limited(
     }
     // SAFETY: by this function's contract.
     match unsafe { limits::prlimit(new, old) } {
-        None => pass_on(),
+        None => {
+            let ret = pass_on();
+            if ret == 0 && !new.is_null() {
+                // SAFETY: the kernel just read it.
+                limits::passed_on(unsafe { (*new).rlim_cur });
+            }
+            ret
+        }
         Some(Ok(())) => 0,
         Some(Err(errno)) => {
             real::set_errno(errno);

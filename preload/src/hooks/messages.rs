@@ -4,7 +4,7 @@ use libc::{c_int, c_uint, mmsghdr, msghdr, ssize_t, timespec};
 use redhook::{hook, real};
 use rustix::io::Errno;
 
-use crate::ops::io;
+use crate::ops::{io, passing};
 use crate::outcome::Outcome;
 use crate::stream::StreamRef;
 use crate::table;
@@ -72,6 +72,9 @@ hook! {
                 crate::ops::setup::fast_open(fd);
             }
             match table::stream(fd) {
+                None if !message.is_null() && (*message).msg_controllen > 0 => {
+                    passing::sending(&*message, |message| real!(sendmsg)(fd, message, flags))
+                }
                 None => real!(sendmsg)(fd, message, flags),
                 Some(stream) => send_one(fd, &stream, message, flags).or_else(
                     |sent| sent as ssize_t,
@@ -87,6 +90,11 @@ hook! {
         // SAFETY: the program's message, by recvmsg's contract.
         unsafe {
             match table::stream(fd) {
+                None if passing::may_receive(fd, message) => {
+                    passing::receiving(fd, message, flags, |message| {
+                        real!(recvmsg)(fd, message, flags)
+                    })
+                }
                 None => real!(recvmsg)(fd, message, flags),
                 Some(stream) => receive_one(fd, &stream, message, flags).or_else(
                     |received| received as ssize_t,

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use libc::{c_char, c_int};
 use parking_lot::Mutex;
 use smcr_core::Reason;
-use smcr_core::engine::handover::{self, Executing, Handover};
+use smcr_core::engine::handover::{self, Arrived, Executing, Handover};
 use smcr_core::engine::{self, Connection, Engine, PUBLISHER, engine};
 
 use super::image::{self, Image};
@@ -206,27 +206,28 @@ pub(crate) fn before_vfork() {
 
 /// Takes over the connections that came with the exec of this program.
 pub(crate) fn arrive(engine: &'static Engine) {
-    for arrived in handover::arrive(engine) {
-        let stream = StreamRef::new(arrived.connection);
-        stream.inode.store(arrived.inode, Ordering::Relaxed);
-        let status = arrived
-            .fds
-            .first()
-            .map(|&fd| real::fcntl(fd, libc::F_GETFL, 0));
-        if let Some(Ok(status)) = status {
-            stream
-                .connection
-                .set_nonblocking(status & libc::O_NONBLOCK != 0);
-        }
-        {
-            let guard = table::lock();
-            for &fd in &arrived.fds {
-                stream.fds.lock().push(fd);
-                drop(table::put(fd, Entry::Stream(stream.clone()), &guard));
-            }
-        }
+    handover::arrive(engine).into_iter().for_each(take);
+}
+
+/// Takes over a connection that came to this process.
+pub(crate) fn take(arrived: Arrived) {
+    let stream = StreamRef::new(arrived.connection);
+    stream.inode.store(arrived.inode, Ordering::Relaxed);
+    let first = arrived.fds.first();
+    if let Some(Ok(status)) = first.map(|&fd| real::fcntl(fd, libc::F_GETFL, 0)) {
+        let nonblocking = status & libc::O_NONBLOCK != 0;
+        stream.connection.set_nonblocking(nonblocking);
+    }
+    let mut before = Vec::new();
+    {
+        let guard = table::lock();
         for &fd in &arrived.fds {
-            super::stdio::landed(fd);
+            stream.fds.lock().push(fd);
+            before.push(table::put(fd, Entry::Stream(stream.clone()), &guard));
         }
+    }
+    drop(before);
+    for &fd in &arrived.fds {
+        super::stdio::landed(fd);
     }
 }

@@ -8,9 +8,16 @@ use syscalls::{Sysno, syscall};
 use super::fds::is_other_process;
 use crate::real;
 
-/// Whether a call is about this process and the limit is not what the program thinks.
+/// Whether a call is about this process.
 pub(crate) fn is_own(pid: pid_t) -> bool {
-    fds::shown_limit().is_some() && (pid == 0 || pid as u32 == sys::getpid())
+    pid == 0 || pid as u32 == sys::getpid()
+}
+
+/// The kernel set the soft limit for the program.
+pub(crate) fn passed_on(soft: u64) {
+    if !is_other_process() {
+        fds::limit_set(soft);
+    }
 }
 
 /// Sets and tells the limit as the program sees it. `None`: it is libc's business.

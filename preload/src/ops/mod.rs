@@ -7,6 +7,7 @@ pub(crate) mod image;
 pub(crate) mod io;
 pub(crate) mod limits;
 pub(crate) mod options;
+pub(crate) mod passing;
 pub(crate) mod setup;
 pub(crate) mod stdio;
 pub(crate) mod transfer;

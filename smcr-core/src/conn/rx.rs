@@ -187,16 +187,8 @@ impl Smc {
         if wake_writer {
             control.writer_waiting.store(0, Ordering::Relaxed);
             // One bell stays while there is data: we are readable.
-            let unread = control.bells.load(Ordering::Relaxed);
-            bell::drain(
-                fd,
-                control,
-                if empty {
-                    unread
-                } else {
-                    unread.saturating_sub(1)
-                },
-            );
+            let keep = u32::from(!empty);
+            bell::drain(fd, control, bells.saturating_sub(keep));
         } else if empty {
             bell::drain(fd, control, bells);
         } else if self.edges.load(Ordering::Relaxed) {

@@ -320,6 +320,10 @@ impl Smc {
             let _guard = self.local.rx_lock.lock();
             if self.readable() == Ok(0) {
                 bell::drain_all(fd, self.rx.control());
+                // A late bell: its writer took the flag down after we had put it up again (for
+                // an arrival that was consumed before the bell came). Whoever sleeps next
+                // relies on the flag.
+                self.rx.arm(&self.local, self.arming_level());
             }
         }
     }

@@ -12,134 +12,18 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::{Errno, FdFlags};
 
+use super::record::{Element, Record, WORDS, sealed, unsealed};
 use super::{Connection, Engine, PUBLISHER, addresses};
 use crate::conn::{Smc, exec};
 use crate::fds::{self, ProgramLimit};
 use crate::group::LinkGroup;
-use crate::shm::{Arena, Geometry, LocalRef, Rmb, Rx, Tx};
+use crate::shm::{Arena, LocalRef, Rmb, Rx, Tx};
 use crate::stat::{ConnInfo, Mode, Role, State};
 
 /// The first word: "smcrexec", and the version of what follows.
 const MAGIC: u64 = u64::from_be_bytes(*b"smcrex01");
-
-/// Words of a [`Record`].
-const WORDS: usize = 15;
-
-/// More connections than any process has.
-const MOST: usize = 1 << 20;
-
-const SEALS: SealFlags = SealFlags::SHRINK
-    .union(SealFlags::GROW)
-    .union(SealFlags::WRITE)
-    .union(SealFlags::SEAL);
-
-/// An RMBE, by the descriptor of its RMB.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Element {
-    fd: RawFd,
-    token: u64,
-    geometry: Geometry,
-    index: u8,
-}
-
-/// One connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Record {
-    /// Inode of the program's end of the readiness pair.
-    inode: u64,
-    tcp: RawFd,
-    arena: RawFd,
-    slot: u32,
-    own: Element,
-    peer: Element,
-    peer_id: [u8; 16],
-    is_client: bool,
-}
-
-fn element(rmbe: (&Arc<Rmb>, u8)) -> Element {
-    let (rmb, index) = rmbe;
-    Element {
-        fd: rmb.fd().as_raw_fd(),
-        token: rmb.token(),
-        geometry: rmb.geometry(),
-        index,
-    }
-}
-
-impl Element {
-    fn words(&self) -> [u64; 4] {
-        let geometry = u64::from(self.geometry.count) << 32 | u64::from(self.geometry.rmbe_size);
-        [self.fd as u64, self.token, geometry, u64::from(self.index)]
-    }
-
-    fn parse(words: &[u64]) -> Option<Self> {
-        let count = u8::try_from(words[2] >> 32).ok()?;
-        let geometry = Geometry::new(count, words[2] as u32)?;
-        let index = u8::try_from(words[3]).ok().filter(|&index| index < count)?;
-        Some(Self {
-            fd: number(words[0])?,
-            token: words[1],
-            geometry,
-            index,
-        })
-    }
-}
-
-fn number(word: u64) -> Option<RawFd> {
-    RawFd::try_from(word).ok()
-}
-
-impl Record {
-    fn of(connection: &Connection, inode: u64) -> Option<Self> {
-        let (smc, tcp) = (connection.smc()?, connection.tcp()?);
-        let (tx, rx, local) = smc.parts();
-        Some(Self {
-            inode,
-            tcp: tcp.as_raw_fd(),
-            arena: local.arena().fd().as_raw_fd(),
-            slot: local.index() as u32,
-            own: element(rx.rmbe()),
-            peer: element(tx.rmbe()),
-            peer_id: smc.group().peer(),
-            is_client: connection.role() == Role::Client,
-        })
-    }
-
-    fn words(&self) -> [u64; WORDS] {
-        let mut words = [0; WORDS];
-        words[0] = self.inode;
-        words[1] = self.tcp as u64;
-        words[2] = self.arena as u64;
-        words[3] = u64::from(self.slot);
-        words[4..8].copy_from_slice(&self.own.words());
-        words[8..12].copy_from_slice(&self.peer.words());
-        let id = u128::from_ne_bytes(self.peer_id);
-        words[12] = id as u64;
-        words[13] = (id >> 64) as u64;
-        words[14] = u64::from(self.is_client);
-        words
-    }
-
-    fn parse(words: &[u64]) -> Option<Self> {
-        Some(Self {
-            inode: words[0],
-            tcp: number(words[1])?,
-            arena: number(words[2])?,
-            slot: u32::try_from(words[3]).ok()?,
-            own: Element::parse(&words[4..8])?,
-            peer: Element::parse(&words[8..12])?,
-            peer_id: (u128::from(words[13]) << 64 | u128::from(words[12])).to_ne_bytes(),
-            is_client: words[14] != 0,
-        })
-    }
-
-    fn fds(&self) -> [RawFd; 4] {
-        [self.tcp, self.arena, self.own.fd, self.peer.fd]
-    }
-}
 
 /// Everything is ready for an exec. Dropping it takes that back: the exec failed.
 #[derive(Debug)]
@@ -245,14 +129,7 @@ fn set_cloexec(fd: RawFd, on: bool) -> Result<(), Errno> {
 
 /// Puts the words where the new image looks for them.
 fn publish(words: &[u64]) -> Result<OwnedFd, Errno> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let memfd = rustix::fs::memfd_create("smcr-exec", flags)?;
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-    let mut rest = &bytes[..];
-    while !rest.is_empty() {
-        rest = &rest[rustix::io::write(&memfd, rest)?..];
-    }
-    rustix::fs::fcntl_add_seals(&memfd, SEALS)?;
+    let memfd = sealed(words)?;
     let number = fds::handover_number();
     // SAFETY: only asks whether it is open.
     if rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) }).is_ok() {
@@ -288,12 +165,20 @@ pub fn arrive(engine: &'static Engine) -> Vec<Arrived> {
     }
     fds::reserve();
     let inodes: HashSet<u64> = records.iter().map(|record| record.inode).collect();
-    let ends = open_sockets(&inodes);
-    let mut parts = Parts::new(&records);
+    assemble(engine, &records, &open_sockets(&inodes))
+}
+
+/// Puts connections together. `ends` are the program's descriptors, by inode.
+pub(super) fn assemble(
+    engine: &'static Engine,
+    records: &[Record],
+    ends: &HashMap<u64, Vec<RawFd>>,
+) -> Vec<Arrived> {
+    let mut parts = Parts::new(records);
     let mut arrived = Vec::new();
-    for record in &records {
+    for record in records {
         let Some((tx, rx, local, tcp)) = parts.take(record) else {
-            log::error!("a connection was lost in exec: {record:?}");
+            log::error!("a connection was lost on its way: {record:?}");
             continue;
         };
         match ends.get(&record.inode) {
@@ -318,35 +203,10 @@ fn found() -> Option<Vec<Record>> {
     if number < 3 {
         return None;
     }
-    // SAFETY: only asks whether it is open, and what it is.
-    let seals = rustix::fs::fcntl_get_seals(unsafe { BorrowedFd::borrow_raw(number) }).ok()?;
-    if !seals.contains(SEALS) {
-        return None;
-    }
-    // SAFETY: as above; nobody else in this process knows of it if the words are ours.
-    let memfd = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(number) });
-    let len = rustix::fs::fstat(&*memfd).ok()?.st_size as usize;
-    if !(16..=16 + MOST * WORDS * 8).contains(&len) {
-        return None;
-    }
-    let mut bytes = vec![0u8; len];
-    let mut at = 0;
-    while at < len {
-        match rustix::io::pread(&*memfd, &mut bytes[at..], at as u64) {
-            Ok(got) if got > 0 => at += got,
-            _ => return None,
-        }
-    }
-    let words: Vec<u64> = bytes
-        .as_chunks::<8>()
-        .0
-        .iter()
-        .map(|word| u64::from_ne_bytes(*word))
-        .collect();
-    if words[0] != MAGIC {
-        return None;
-    }
-    drop(std::mem::ManuallyDrop::into_inner(memfd));
+    // SAFETY: only asks what it is.
+    let words = unsealed(unsafe { BorrowedFd::borrow_raw(number) }, MAGIC)?;
+    // SAFETY: nobody else in this process knows of it.
+    drop(unsafe { OwnedFd::from_raw_fd(number) });
     let records = words[2..].chunks_exact(WORDS).map_while(Record::parse);
     Some(records.collect())
 }
@@ -471,35 +331,5 @@ impl Engine {
         };
         self.connections.fetch_add(1, Ordering::Relaxed);
         Connection::adopted(tcp, info, smc)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Element, Record};
-    use crate::shm::Geometry;
-
-    #[test]
-    fn records_survive_the_journey() {
-        let element = |fd, index| Element {
-            fd,
-            token: 0xfedc_ba98_7654_3210,
-            geometry: Geometry::new(16, 1 << 20).unwrap(),
-            index,
-        };
-        let record = Record {
-            inode: 77,
-            tcp: 1030,
-            arena: 1031,
-            slot: 5,
-            own: element(1032, 15),
-            peer: element(1033, 0),
-            peer_id: *b"0123456789abcdef",
-            is_client: true,
-        };
-        assert_eq!(Record::parse(&record.words()), Some(record));
-        let mut bad = record.words();
-        bad[7] = 16; // no such element
-        assert_eq!(Record::parse(&bad), None);
     }
 }

@@ -9,6 +9,8 @@ mod client;
 mod connection;
 pub mod handover;
 mod helper;
+pub mod passing;
+mod record;
 mod server;
 mod transfer;
 
