@@ -99,16 +99,16 @@ fn before_the_commit() {
 #[test]
 fn missing_and_strange_descriptors() {
     let _turn = alone();
-    stays_tcp("no descriptors", Reason::ClcInvalid, |client| {
+    is_ended("no descriptors", Reason::ClcInvalid, |client| {
         say(&client.take_call(), &commit(0, &rmb()), &[]);
-        client
+        Some(client)
     });
-    stays_tcp("one descriptor", Reason::ClcInvalid, |client| {
+    is_ended("one descriptor", Reason::ClcInvalid, |client| {
         let (_, theirs) = bell::pair().unwrap();
         say(&client.take_call(), &commit(0, &rmb()), &[theirs.as_fd()]);
-        client
+        Some(client)
     });
-    stays_tcp("no readiness pair", Reason::ClcInvalid, |client| {
+    is_ended("no readiness pair", Reason::ClcInvalid, |client| {
         let rmb = rmb();
         let null = std::fs::File::open("/dev/null").unwrap();
         say(
@@ -116,9 +116,9 @@ fn missing_and_strange_descriptors() {
             &commit(0, &rmb),
             &[null.as_fd(), fd(&rmb)],
         );
-        client
+        Some(client)
     });
-    stays_tcp("a pair of another kind", Reason::ClcInvalid, |client| {
+    is_ended("a pair of another kind", Reason::ClcInvalid, |client| {
         let rmb = rmb();
         let (_ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         say(
@@ -126,7 +126,7 @@ fn missing_and_strange_descriptors() {
             &commit(0, &rmb),
             &[theirs.as_fd(), fd(&rmb)],
         );
-        client
+        Some(client)
     });
 }
 

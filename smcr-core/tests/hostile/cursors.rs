@@ -130,7 +130,7 @@ fn the_writer_sees_impossible_cursors() {
         }
         panic!("a ring without end");
     };
-    for cons in [1 << 63, u64::MAX, 5000, 1 << 20] {
+    for cons in [1 << 63, u64::MAX - (1 << 20), 1 << 20] {
         each("cons out of range", Some(Reason::BadCursor), |pair| {
             pair.victim.write_all(&[1; 1000]).unwrap();
             pair.own().cons.store(cons, Relaxed);
