@@ -171,7 +171,7 @@ impl Engine {
     }
 }
 
-fn is_established(fd: BorrowedFd<'_>) -> bool {
+pub(super) fn is_established(fd: BorrowedFd<'_>) -> bool {
     const ESTABLISHED: u8 = 1;
     let mut info = [0u8; 8];
     // The first byte of tcp_info is the state.

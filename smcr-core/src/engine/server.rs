@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::connection::EARLY_MAX;
 use super::helper::{disconnect, transmit};
+use super::client::is_established;
 use super::{Connection, Engine, PUBLISHER, addresses};
 use crate::conn::Smc;
 use crate::conn::bell;
@@ -275,6 +276,8 @@ fn call(
                     std::thread::sleep(CALL_YIELD);
                 }
             }
+            // Closed before anybody could answer: there is nothing to move.
+            Err(_) if !is_established(tcp) => return Err(Reason::Ended),
             Err(Errno::CONNREFUSED) => return Err(Reason::NoAnswer),
             Err(_) => return Err(Reason::Internal),
         }
