@@ -144,6 +144,15 @@ pub(crate) fn fill(fd: BorrowedFd<'_>) {
     }
 }
 
+/// Whether a descriptor that a peer passed to us can be an end of a readiness pair. The program
+/// will wait on it, so that it must not be just anything.
+pub(crate) fn is_end(fd: BorrowedFd<'_>) -> bool {
+    let is = |name, value| sys::get_int(fd, libc::SOL_SOCKET, name) == Ok(value);
+    is(libc::SO_DOMAIN, libc::AF_UNIX)
+        && is(libc::SO_TYPE, libc::SOCK_SEQPACKET)
+        && is(libc::SO_ACCEPTCONN, 0)
+}
+
 /// Takes everything out of an end that was just passed to us.
 pub(crate) fn empty(fd: BorrowedFd<'_>) {
     for _ in 0..MANY {

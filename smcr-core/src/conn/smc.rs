@@ -40,7 +40,7 @@ pub struct Smc {
     pub(super) group: Arc<LinkGroup>,
     /// The process that made the connection; others got it by fork.
     pub(super) made_by: u32,
-    /// The peer wrote something impossible; told to the statistics by the owner.
+    /// The peer wrote something impossible.
     pub(super) bad_cursor: AtomicBool,
     /// Edge-triggered epoll watches this socket: every arrival has to be an edge.
     pub(super) edges: AtomicBool,
@@ -213,7 +213,9 @@ impl Smc {
     /// The peer lied about its cursors.
     #[cold]
     pub(super) fn bad_cursor(&self, _: BadCursor) {
-        self.bad_cursor.store(true, Ordering::Relaxed);
+        if !self.bad_cursor.swap(true, Ordering::Relaxed) {
+            crate::engine::PUBLISHER.fallback(crate::Reason::BadCursor);
+        }
         self.reset(Errno::CONNRESET);
     }
 

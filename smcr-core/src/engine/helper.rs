@@ -563,18 +563,13 @@ impl Engine {
     }
 }
 
-/// Ends a TCP connection at once, at both ends.
+/// Ends a TCP connection at once, at both ends, as by a reset. What was received and not read is
+/// thrown away: it may be CLC, which no program is to see.
 pub(super) fn disconnect(tcp: BorrowedFd<'_>) {
-    let linger = libc::linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
-    // SAFETY: a plain struct without padding, read as bytes.
-    let bytes = unsafe {
-        std::slice::from_raw_parts((&raw const linger).cast::<u8>(), size_of::<libc::linger>())
-    };
-    let _ = sys::set_bytes(tcp, libc::SOL_SOCKET, libc::SO_LINGER, bytes);
-    let _ = rustix::net::shutdown(tcp, rustix::net::Shutdown::Both);
+    if let Err(errno) = rustix::net::connect_unspec(tcp) {
+        log::warn!("a connection could not be reset: {errno}");
+        let _ = rustix::net::shutdown(tcp, rustix::net::Shutdown::Both);
+    }
 }
 
 /// Writes a CLC message. It is far smaller than any send buffer; a peer that does not take it in

@@ -84,10 +84,15 @@ impl Engine {
             return Err(Reason::ClcInvalid);
         };
         let mut passed = passed.into_iter();
+        // From here on the client's library speaks CLC: no way back to TCP without its consent.
         let (Some(end), Some(memory)) = (passed.next(), passed.next()) else {
+            disconnect(fd);
             return Err(Reason::ClcInvalid);
         };
-        // From here on the client's library speaks CLC.
+        if !bell::is_end(end.as_fd()) {
+            disconnect(fd);
+            return Err(Reason::ClcInvalid);
+        }
         PUBLISHER.count(Counter::HandshakesStarted);
         bell::empty(end.as_fd());
         let client = Client {

@@ -45,6 +45,9 @@ const SEALS: SealFlags = SealFlags::SHRINK
     .union(SealFlags::GROW)
     .union(SealFlags::SEAL);
 
+/// The type of the file system that memfds of ordinary pages live in.
+const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+
 impl Memory {
     /// Makes `len` bytes of zeroed, sealed memory. Pages are taken from the system as they are
     /// first touched.
@@ -59,6 +62,10 @@ impl Memory {
     pub fn from_peer(fd: OwnedFd, len: usize) -> Result<Self, MemoryError> {
         let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|_| MemoryError::NotSealed)?;
         if !seals.contains(SEALS) {
+            return Err(MemoryError::NotSealed);
+        }
+        // Huge pages have seals, too, but touching one is a SIGBUS when the pool is empty.
+        if rustix::fs::fstatfs(&fd)?.f_type != TMPFS {
             return Err(MemoryError::NotSealed);
         }
         // The size cannot change any more, so this check holds for good.

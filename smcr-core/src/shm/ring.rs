@@ -3,7 +3,7 @@
 //! Neither locks anything: callers hold the connection's `tx_lock` or `rx_lock`.
 
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::{Local, Rmb, RmbeControl};
 
@@ -67,6 +67,32 @@ fn pieces(
     }
 }
 
+/// How far the two cursors of a ring are apart: `own` is this end's, `theirs` reads the peer's.
+///
+/// Not only the holder of the lock asks. Another thread may move our cursor in between, and the
+/// peer follow, so that the two that were read never were true together; only if ours stood still
+/// meanwhile, an impossible distance is the peer's lie.
+#[inline]
+fn distance(
+    own: &AtomicU64,
+    theirs: impl Fn() -> u64,
+    size: usize,
+    minus: impl Fn(u64, u64) -> u64,
+) -> Result<usize, BadCursor> {
+    let mut mine = own.load(Ordering::Acquire);
+    loop {
+        let far = minus(mine, theirs());
+        if far <= size as u64 {
+            return Ok(far as usize);
+        }
+        let now = own.load(Ordering::Acquire);
+        if now == mine {
+            return Err(BadCursor);
+        }
+        mine = now;
+    }
+}
+
 impl Tx {
     /// The writing end for RMBE `index` (from 0) of the peer's `rmb`.
     pub fn new(rmb: Arc<Rmb>, index: u8) -> Self {
@@ -108,13 +134,13 @@ impl Tx {
     /// [`BadCursor`] if the peer's consumer cursor went back or overtook us.
     #[inline]
     pub fn unread(&self, local: &Local) -> Result<usize, BadCursor> {
-        let prod = local.prod.load(Ordering::Relaxed);
-        let cons = self.control().cons.load(Ordering::Acquire);
-        let unread = prod.wrapping_sub(cons);
-        if unread > self.size as u64 {
-            return Err(BadCursor);
-        }
-        Ok(unread as usize)
+        let cons = &self.control().cons;
+        distance(
+            &local.prod,
+            || cons.load(Ordering::Acquire),
+            self.size,
+            |prod, cons| prod.wrapping_sub(cons),
+        )
     }
 
     /// Bytes that fit for sure, at least `wanted` if there is room for that many. The reader's
@@ -134,7 +160,7 @@ impl Tx {
         let unread = self.unread(local)?;
         local
             .peer_cons
-            .store(prod - unread as u64, Ordering::Relaxed);
+            .store(prod.wrapping_sub(unread as u64), Ordering::Relaxed);
         Ok(self.size - unread)
     }
 
@@ -221,13 +247,13 @@ impl Rx {
     /// [`BadCursor`] if the peer's producer cursor went back or overran the ring.
     #[inline]
     pub fn available(&self, local: &Local) -> Result<usize, BadCursor> {
-        let cons = local.cons.load(Ordering::Relaxed);
-        let prod = self.control().prod.load(Ordering::Acquire);
-        let available = prod.wrapping_sub(cons);
-        if available > self.size as u64 {
-            return Err(BadCursor);
-        }
-        Ok(available as usize)
+        let prod = &self.control().prod;
+        distance(
+            &local.cons,
+            || prod.load(Ordering::Acquire),
+            self.size,
+            |cons, prod| prod.wrapping_sub(cons),
+        )
     }
 
     /// Hands `len` bytes, starting `skip` bytes behind the consumer cursor, to `drain` piece by
