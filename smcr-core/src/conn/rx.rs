@@ -135,7 +135,7 @@ impl Smc {
         let control = self.rx.control();
         // Armed before the cursor is read: whatever comes behind what we see here rings.
         let arm_now = arming == Arming::Now || self.local.sleepers.load(Ordering::SeqCst) > 0;
-        if arm_now {
+        if arm_now && !self.stays_readable(sink.left(), flags) {
             self.rx.arm(&self.local, self.arming_level());
         }
         // Bells rung before the cursor is read are for bytes that we see; later ones must stay.
@@ -198,6 +198,20 @@ impl Smc {
             bytes: done,
             unarmed: !arm_now && control.armed.load(Ordering::Relaxed) == 0,
         })
+    }
+
+    /// Whether this receive leaves data in the ring, and a bell that tells of them: no more bells
+    /// are needed then, and three of them would make the peer's end unwritable.
+    #[inline]
+    fn stays_readable(&self, wanted: usize, flags: i32) -> bool {
+        let taken = if flags & libc::MSG_PEEK != 0 {
+            0
+        } else {
+            wanted
+        };
+        !self.edges.load(Ordering::Relaxed)
+            && self.rx.control().bells.load(Ordering::Relaxed) > 0
+            && self.rx.available(&self.local).is_ok_and(|n| n > taken)
     }
 
     #[cold]

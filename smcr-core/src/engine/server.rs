@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use super::client::is_established;
 use super::connection::EARLY_MAX;
 use super::helper::{disconnect, transmit};
-use super::client::is_established;
 use super::{Connection, Engine, PUBLISHER, addresses};
 use crate::conn::Smc;
 use crate::conn::bell;
