@@ -239,3 +239,106 @@ SCENARIO(system_beside_connection, SMC)
     await(s, POLLRDHUP);
     CALL(close(s));
 }
+
+/* Every function of the family finds its arguments and passes the connection on. */
+static void exec_cat(int how)
+{
+    char *argv[] = {"cat", "-u", "-", NULL};
+    switch (how) {
+    case 0:
+        execl("/bin/cat", "cat", "-u", "-", NULL);
+        break;
+    case 1:
+        execlp("cat", "cat", "-u", "-", "-", "-", "-", "-", "-", NULL);
+        break;
+    case 2:
+        execle("/bin/cat", "cat", "-u", NULL, environ);
+        break;
+    case 3:
+        execv("/bin/cat", argv);
+        break;
+    case 4:
+        execve("/bin/cat", argv, environ);
+        break;
+    case 5:
+        execvp("cat", argv);
+        break;
+    case 6:
+        execvpe("cat", argv, environ);
+        break;
+    default:
+        fexecve(open("/bin/cat", O_RDONLY | O_CLOEXEC), argv, environ);
+    }
+    _exit(9);
+}
+
+SCENARIO(exec_family, SMC)
+{
+    for (int how = 0; how < 8; how++) {
+        PAIR(c, s);
+        MUST(fcntl(c, F_SETFD, FD_CLOEXEC));
+        MUST(fcntl(s, F_SETFD, FD_CLOEXEC));
+        pid_t pid = fork_child();
+        if (pid == 0) {
+            MUST(dup2(s, 0));
+            MUST(dup2(s, 1));
+            exec_cat(how);
+        }
+        CALL(close(s));
+        SEND(c, "through cat", 0);
+        RECV(c, 11, MSG_WAITALL);
+        CALL(shutdown(c, SHUT_WR));
+        RECV(c, 100, 0);
+        reap(pid);
+        CALL(close(c));
+    }
+}
+
+/* The shell of system() and popen() inherits what is not close-on-exec. */
+SCENARIO(shell_uses_connection, SMC)
+{
+    PAIR(c, s);
+    MUST(fcntl(c, F_SETFD, FD_CLOEXEC));
+    MUST(dup2(s, 9));
+    CALL(system("echo from system >&9"));
+    FILE *p = popen("cat >&9", "w");
+    fputs("from popen\n", p);
+    CALL(pclose(p));
+    RECV(c, 23, MSG_WAITALL);
+    SEND(s, "and the parent", 0);
+    RECV(c, 14, MSG_WAITALL);
+    CALL(close(9));
+    close_both(c, s);
+}
+
+/* A program that is executed sees the limits that were set, and so does this one. */
+SCENARIO(limits_of_descriptors, SMC)
+{
+    struct rlimit l;
+    MUST(getrlimit(RLIMIT_NOFILE, &l));
+    l.rlim_cur = 700;
+    CALL(setrlimit(RLIMIT_NOFILE, &l));
+    PAIR(c, s);
+    MUST(getrlimit(RLIMIT_NOFILE, &l));
+    say("limit %ld, %ld, %d", (long)l.rlim_cur, sysconf(_SC_OPEN_MAX), getdtablesize());
+    CALL(system("test $(ulimit -n) = 700"));
+    CALL(fcntl(c, F_DUPFD, 700));
+    CALL(dup2(c, 700));
+    CALL(dup3(c, 699, 077));
+    CALL(dup3(c, c, O_CLOEXEC));
+    CALL(dup2(c, c) == c);
+    CALL(fcntl(c, F_DUPFD, 650));
+    CALL(close(650));
+    l.rlim_cur = 800;
+    CALL(setrlimit(RLIMIT_NOFILE, &l));
+    CALL(dup2(s, 750));
+    CALL(close(750));
+    l.rlim_cur = l.rlim_max + 1;
+    CALL(setrlimit(RLIMIT_NOFILE, &l));
+    CALL(prlimit(0, RLIMIT_NOFILE, NULL, &l));
+    say("limit %ld", (long)l.rlim_cur);
+    SEND(c, "still here", 0);
+    await(s, POLLIN);
+    RECV(s, 100, 0);
+    close_both(c, s);
+}

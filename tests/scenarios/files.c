@@ -352,3 +352,33 @@ SCENARIO(standard_output_is_a_socket, SMC)
     reap(pid);
     CALL(close(c));
 }
+
+/* What stdio holds when its descriptor is replaced goes where the number leads then. */
+SCENARIO(buffered_before_dup2, SMC)
+{
+    PAIR(c, s);
+    pid_t pid = fork_child();
+    if (pid == 0) {
+        int file = pattern_file(0);
+        MUST(dup2(file, 1));
+        setvbuf(stdout, NULL, _IOFBF, 4096);
+        printf("before, ");
+        MUST(dup2(s, 1));
+        MUST(dup2(s, 2));
+        close_both(c, s);
+        printf("after\n");
+        fflush(stdout);
+        errno = ENOENT;
+        perror("error");
+        dprintf(1, "%s %d %.2f %d %d %d %d %d\n", "many", 1, 2.5, 3, 4, 5, 6, 7);
+        CALL((long)freopen("/dev/null", "w", stdout) != 0);
+        printf("to nobody\n");
+        CALL(fclose(stderr));
+        CALL(fclose(stdout));
+        return;
+    }
+    CALL(close(s));
+    RECV(c, 199, MSG_WAITALL);
+    reap(pid);
+    CALL(close(c));
+}

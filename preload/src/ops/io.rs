@@ -92,7 +92,12 @@ pub(crate) fn recv(
         match connection.phase() {
             Phase::Tcp => return Outcome::PassOn(PassOn::OnTcp),
             Phase::Smc => {}
-            Phase::Committing if !would_wait(stream, flags) => {
+            // A bell comes only from a server that has our Confirm: the switch is a matter of
+            // microseconds, and a socket that was reported readable must not say EAGAIN.
+            Phase::Committing
+                if !would_wait(stream, flags)
+                    && !matches!(sys::poll_one(borrow(fd), libc::POLLIN, Some(0)), Ok(1..)) =>
+            {
                 return Outcome::Failed(Errno::AGAIN);
             }
             Phase::Committing => connection.wait_decided(),

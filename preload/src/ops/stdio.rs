@@ -29,11 +29,14 @@ struct Glibc {
     write_end: *mut u8,
     _buffers: [*mut u8; 7],
     fileno: c_int,
-    _rest: [u8; 100],
+    _lock: [usize; 5],
+    wide: *mut c_void,
+    _rest: [usize; 6],
     functions: *const c_void,
 }
 
 const _: () = assert!(std::mem::offset_of!(Glibc, fileno) == 112);
+const _: () = assert!(std::mem::offset_of!(Glibc, wide) == 160);
 const _: () = assert!(std::mem::offset_of!(Glibc, functions) == 216);
 
 const UNBUFFERED: c_int = 2;
@@ -157,6 +160,8 @@ fn open(fd: RawFd, mode: &std::ffi::CStr) -> *mut FILE {
             // fileno() tells the number, as the program expects. fopencookie's functions do not
             // look at it.
             (*glibc(file)).fileno = fd;
+            // freopen() takes fopencookie's -1 for an address.
+            (*glibc(file)).wide = std::ptr::null_mut();
             // Such FILEs know no wide characters; perror() would reopen one that is undecided.
             fwide(file, -1);
         }
