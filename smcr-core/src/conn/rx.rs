@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::io::Sink;
 use super::smc::{Smc, state};
+use super::tx::PIECE;
 use super::{bell, spin};
 use crate::shm::{BadCursor, Local};
 use crate::sys;
@@ -161,28 +162,44 @@ impl Smc {
             }
             return self.recv_empty(fd, ended, flags);
         }
+        let peek = flags & libc::MSG_PEEK != 0;
         let mut done = 0;
         let mut failed = None;
-        self.rx
-            .copy_out(&self.local, peeked, len, |from, offset, len| {
-                if failed.is_none() && offset == done {
-                    // SAFETY: `from` is `len` published bytes of our ring.
-                    match unsafe { sink.put(from, len) } {
-                        Ok(n) => done += n,
-                        Err(errno) => failed = Some(errno),
+        let mut wake_writer = false;
+        // Piece by piece: the writer goes on in the space of one while the next is copied.
+        while done < len {
+            let (skip, piece) = if peek {
+                (peeked, len)
+            } else {
+                (0, (len - done).min(PIECE))
+            };
+            let before = done;
+            self.rx
+                .copy_out(&self.local, skip, piece, |from, offset, len| {
+                    if failed.is_none() && before + offset == done {
+                        // SAFETY: `from` is `len` published bytes of our ring.
+                        match unsafe { sink.put(from, len) } {
+                            Ok(n) => done += n,
+                            Err(errno) => failed = Some(errno),
+                        }
                     }
-                }
-            });
+                });
+            if !peek {
+                wake_writer |= self.rx.consume(&self.local, done - before);
+            }
+            if done - before < piece {
+                break;
+            }
+        }
         if let (0, Some(errno)) = (done, failed) {
             return Err(errno);
         }
-        if flags & libc::MSG_PEEK != 0 {
+        if peek {
             return Ok(Received {
                 bytes: done,
                 unarmed: false,
             });
         }
-        let wake_writer = self.rx.consume(&self.local, done);
         let empty = done == available;
         if wake_writer {
             control.writer_waiting.store(0, Ordering::Relaxed);

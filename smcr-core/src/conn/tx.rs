@@ -13,7 +13,7 @@ use crate::sys;
 
 /// A long write is published in pieces of this size, so that the reader copies one piece out
 /// while the next is copied in.
-const PIECE: usize = 32 << 10;
+pub(super) const PIECE: usize = 32 << 10;
 
 impl Smc {
     /// `send`: `flags` are those of send(2), of which `MSG_DONTWAIT` and `MSG_OOB` matter.
