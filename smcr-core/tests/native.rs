@@ -52,7 +52,7 @@ fn poll(stream: &impl AsFd, events: PollFlags) -> PollFlags {
 #[test]
 fn much_data_both_ways() {
     let (client, server) = pair();
-    let text: Vec<u8> = (0..20_000_000u32).map(|i| (i * 7 >> 3) as u8).collect();
+    let text: Vec<u8> = (0..20_000_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
     thread::scope(|scope| {
         for stream in [&client, &server] {
             let text = &text;
