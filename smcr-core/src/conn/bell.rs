@@ -4,7 +4,7 @@
 //! descriptor the other. A *bell* is a packet without content:
 //!
 //! - an unread bell makes the reader's end readable, and each new one is an edge for epoll;
-//! - [`BLOCKED`] unread bells make the end they came from unwritable, until they are drained;
+//! - three unread bells make the end they came from unwritable, until they are drained;
 //! - `shutdown` and the death of the last holder of one end show at the other as
 //!   end-of-file and hang-up, with no help of ours.
 //!

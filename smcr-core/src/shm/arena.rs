@@ -18,7 +18,7 @@ use super::{Lock, Memory, MemoryError};
 pub struct Local {
     /// Held while copying into the peer's ring and moving `prod`.
     pub tx_lock: Lock,
-    /// See [`local`](self): bits `LocalState::*`.
+    /// What is known of the two directions: the bits are those of `conn::smc::state`.
     pub state: AtomicU32,
     /// Bytes sent since the connection began.
     pub prod: AtomicU64,

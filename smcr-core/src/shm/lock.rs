@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::sys;
 
-/// A lock in shared memory: 0 when free, else the holder's thread id, with [`WAITERS`] when
-/// somebody sleeps.
+/// A lock in shared memory: 0 when free, else the holder's thread id, with the highest bit set
+/// when somebody sleeps.
 ///
 /// It is held only for copies, never while waiting for a peer. A holder that was killed is
 /// noticed by its thread id, and the lock taken over: what it guards is consistent at any moment,

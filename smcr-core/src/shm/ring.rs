@@ -308,8 +308,8 @@ impl Rx {
             .store((at + bytes.len()) as u64, Ordering::Release);
     }
 
-    /// Asks the writer to ring ([`ONCE`] or [`ALWAYS`]), and looks once more: true if the ring is still empty, so that
-    /// sleeping is safe.
+    /// Asks the writer to ring (`level` 1: for the next arrival, 2: for each), and looks once
+    /// more: true if the ring is still empty, so that sleeping is safe.
     #[inline]
     pub fn arm(&self, local: &Local, level: u32) -> bool {
         let control = self.control();
