@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::io::Sink;
 use super::smc::{Smc, state};
+use super::tx::PIECE;
 use super::{bell, spin};
 use crate::shm::{BadCursor, Local};
 use crate::sys;
@@ -135,7 +136,7 @@ impl Smc {
         let control = self.rx.control();
         // Armed before the cursor is read: whatever comes behind what we see here rings.
         let arm_now = arming == Arming::Now || self.local.sleepers.load(Ordering::SeqCst) > 0;
-        if arm_now {
+        if arm_now && !self.stays_readable(sink.left(), flags) {
             self.rx.arm(&self.local, self.arming_level());
         }
         // Bells rung before the cursor is read are for bytes that we see; later ones must stay.
@@ -161,28 +162,44 @@ impl Smc {
             }
             return self.recv_empty(fd, ended, flags);
         }
+        let peek = flags & libc::MSG_PEEK != 0;
         let mut done = 0;
         let mut failed = None;
-        self.rx
-            .copy_out(&self.local, peeked, len, |from, offset, len| {
-                if failed.is_none() && offset == done {
-                    // SAFETY: `from` is `len` published bytes of our ring.
-                    match unsafe { sink.put(from, len) } {
-                        Ok(n) => done += n,
-                        Err(errno) => failed = Some(errno),
+        let mut wake_writer = false;
+        // Piece by piece: the writer goes on in the space of one while the next is copied.
+        while done < len {
+            let (skip, piece) = if peek {
+                (peeked, len)
+            } else {
+                (0, (len - done).min(PIECE))
+            };
+            let before = done;
+            self.rx
+                .copy_out(&self.local, skip, piece, |from, offset, len| {
+                    if failed.is_none() && before + offset == done {
+                        // SAFETY: `from` is `len` published bytes of our ring.
+                        match unsafe { sink.put(from, len) } {
+                            Ok(n) => done += n,
+                            Err(errno) => failed = Some(errno),
+                        }
                     }
-                }
-            });
+                });
+            if !peek {
+                wake_writer |= self.rx.consume(&self.local, done - before);
+            }
+            if done - before < piece {
+                break;
+            }
+        }
         if let (0, Some(errno)) = (done, failed) {
             return Err(errno);
         }
-        if flags & libc::MSG_PEEK != 0 {
+        if peek {
             return Ok(Received {
                 bytes: done,
                 unarmed: false,
             });
         }
-        let wake_writer = self.rx.consume(&self.local, done);
         let empty = done == available;
         if wake_writer {
             control.writer_waiting.store(0, Ordering::Relaxed);
@@ -198,6 +215,20 @@ impl Smc {
             bytes: done,
             unarmed: !arm_now && control.armed.load(Ordering::Relaxed) == 0,
         })
+    }
+
+    /// Whether this receive leaves data in the ring, and a bell that tells of them: no more bells
+    /// are needed then, and three of them would make the peer's end unwritable.
+    #[inline]
+    fn stays_readable(&self, wanted: usize, flags: i32) -> bool {
+        let taken = if flags & libc::MSG_PEEK != 0 {
+            0
+        } else {
+            wanted
+        };
+        !self.edges.load(Ordering::Relaxed)
+            && self.rx.control().bells.load(Ordering::Relaxed) > 0
+            && self.rx.available(&self.local).is_ok_and(|n| n > taken)
     }
 
     #[cold]

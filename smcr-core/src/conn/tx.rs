@@ -13,7 +13,7 @@ use crate::sys;
 
 /// A long write is published in pieces of this size, so that the reader copies one piece out
 /// while the next is copied in.
-const PIECE: usize = 32 << 10;
+pub(super) const PIECE: usize = 32 << 10;
 
 impl Smc {
     /// `send`: `flags` are those of send(2), of which `MSG_DONTWAIT` and `MSG_OOB` matter.
@@ -62,7 +62,7 @@ impl Smc {
     ) -> Result<usize, Errno> {
         // Held by this very thread: a signal handler interrupted a send on this socket.
         let _guard = self.local.tx_lock.lock().ok_or(Errno::AGAIN)?;
-        self.check_sendable()?;
+        self.check_sendable(source.left() == 0)?;
         let mut sent = 0;
         while source.left() > 0 {
             let free = match self.tx.free(&self.local, source.left().min(PIECE)) {
@@ -117,9 +117,9 @@ impl Smc {
         Ok(sent)
     }
 
-    /// What forbids sending: shutdown, reset, a peer that is gone.
+    /// What forbids sending: shutdown, reset, a peer that is gone. Sending nothing changes nothing.
     #[inline]
-    fn check_sendable(&self) -> Result<(), Errno> {
+    fn check_sendable(&self, nothing: bool) -> Result<(), Errno> {
         use state::*;
         // The line with the peer's flags is the one the receiver of this socket polls anyway.
         self.see_flags();
@@ -127,11 +127,11 @@ impl Smc {
         if state & (WRITE_SHUT | RESET | DROPPED | PEER_CLOSED) == 0 {
             return Ok(());
         }
-        self.check_sendable_slow(state)
+        self.check_sendable_slow(state, nothing)
     }
 
     #[cold]
-    fn check_sendable_slow(&self, state: u32) -> Result<(), Errno> {
+    fn check_sendable_slow(&self, state: u32, nothing: bool) -> Result<(), Errno> {
         use state::*;
         if state & RESET != 0 {
             return Err(self.take_error().unwrap_or(Errno::PIPE));
@@ -142,7 +142,9 @@ impl Smc {
         }
         // The peer closed in good order: TCP takes this one send, gets a RST for it, and fails
         // the next.
-        self.dropped();
+        if !nothing {
+            self.dropped();
+        }
         Ok(())
     }
 

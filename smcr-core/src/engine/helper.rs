@@ -568,8 +568,10 @@ impl Engine {
 pub(super) fn disconnect(tcp: BorrowedFd<'_>) {
     if let Err(errno) = rustix::net::connect_unspec(tcp) {
         log::warn!("a connection could not be reset: {errno}");
-        let _ = rustix::net::shutdown(tcp, rustix::net::Shutdown::Both);
     }
+    // The socket is as if never connected; a receive is to find an end, not that. (The call says
+    // ENOTCONN, and does it.)
+    let _ = rustix::net::shutdown(tcp, rustix::net::Shutdown::Both);
 }
 
 /// Writes a CLC message. It is far smaller than any send buffer; a peer that does not take it in

@@ -37,7 +37,7 @@ struct Queue {
     received: u64,
     /// The writer shut it down.
     shut: bool,
-    /// The writer saw it full, and was not told of room since.
+    /// The writer had to leave something, and was not told of room since.
     blocked: bool,
 }
 
@@ -79,6 +79,7 @@ impl World {
                 let sent = end.send(&text, libc::MSG_DONTWAIT);
                 if alone {
                     // TCP takes one more, and then says EPIPE; after a reset it says so at once.
+                    self.reset[me] |= len > 0;
                     let fails = matches!(sent, Err(Errno::PIPE | Errno::CONNRESET));
                     assert!(fails || sent.is_ok(), "{sent:?}");
                     return;
@@ -94,6 +95,7 @@ impl World {
                         assert_eq!(n, len.min(queue.free()));
                         assert!(!queue.shut || len == 0);
                         queue.sent += n as u64;
+                        queue.blocked |= n < len;
                     }
                     Err(errno) => panic!("send: {errno}"),
                 }
@@ -106,7 +108,13 @@ impl World {
             }
             Step::ShutWrite => {
                 if !self.reset[me] && !alone {
-                    end.smc.shutdown(end.fd(), libc::SHUT_WR).unwrap();
+                    let over = self.queues[me].shut && self.queues[peer].shut;
+                    let shut = end.smc.shutdown(end.fd(), libc::SHUT_WR);
+                    // A connection that both have ended is none any more.
+                    assert!(
+                        shut.is_ok() || over && shut == Err(Errno::NOTCONN),
+                        "{shut:?}"
+                    );
                     self.queues[me].shut = true;
                 }
             }
@@ -137,7 +145,7 @@ impl World {
                 }
             }
             Err(Errno::AGAIN) => {
-                assert!(wanted == 0 && !queue.shut && len > 0);
+                assert!(queue.unread() == 0 && !queue.shut);
                 assert_eq!(end.kernel() & libc::POLLIN, 0, "empty, and readable");
             }
             Err(Errno::CONNRESET | Errno::PIPE) => {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::{End, bytes, pair};
 
 /// Bytes each way.
-const TOTAL: u64 = 6 << 20;
+const TOTAL: u64 = 24 << 20;
 
 /// Small numbers that look random.
 struct Random(u64);
