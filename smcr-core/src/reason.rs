@@ -92,7 +92,7 @@ reasons! {
     /// A program that does not load the library got the connection by exec.
     Executed = 0x5300_0015, "executed", "a connection was inherited by a program that does not load the library: it cannot use it";
     /// The connection was passed to another process in a message.
-    Passed = 0x5300_0016, "passed", "a connection was passed to another process by SCM_RIGHTS, which SMC cannot serve: keep this program on TCP by a rule";
+    Passed = 0x5300_0016, "passed", "a connection was passed by SCM_RIGHTS in a way the library could not follow: keep this program on TCP by a rule";
 }
 
 impl Reason {

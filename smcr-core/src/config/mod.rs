@@ -19,8 +19,8 @@
 //! rule smc program=redis-* port=6379 network=127.0.0.0/8,10.1.2.3
 //! ```
 //!
-//! - `program`: base name or absolute path of the executable (an interpreter, for a script), `*`
-//!   stands for any characters.
+//! - `program`: base name or absolute path of the executable, or of the link or script that it was
+//!   started by; `*` stands for any characters.
 //! - `port`: that of the listening end, at both ends of a connection.
 //! - `network`: the peer's address, IPv4 or IPv6, with the length of a prefix or without.
 
@@ -115,7 +115,7 @@ impl Config {
         };
         let exe = rustix::fs::readlink("/proc/self/exe", Vec::new());
         let exe = exe.map_or_else(|_| Vec::new(), |path| path.into_bytes());
-        Self::load_from(environment, DEFAULT_PATH, &exe)
+        Self::load_from(environment, DEFAULT_PATH, &[&exe, started_as()])
     }
 
     /// Reads a file, for all programs: [`Config::verdict`] passes over rules about programs until
@@ -145,13 +145,16 @@ impl Config {
         parse::parse(text).map_err(|(line, kind)| ConfigError::new(path, Some(line), kind))
     }
 
-    /// Keeps the rules that matter to the executable `exe`, an absolute path as in
-    /// `/proc/<pid>/exe`.
+    /// Keeps the rules that matter to a program with these names: the executable's path as in
+    /// `/proc/<pid>/exe`, and the path it was started by, which may be a link to it or a script.
     #[must_use]
-    pub fn for_program(mut self, exe: &[u8]) -> Self {
-        // What the kernel appends when the file was replaced by an upgrade.
-        let exe = exe.strip_suffix(b" (deleted)").unwrap_or(exe);
-        self.rules.retain_mut(|rule| rule.select(exe));
+    pub fn for_program(mut self, names: &[&[u8]]) -> Self {
+        self.rules.retain_mut(|rule| {
+            names.iter().any(|name| {
+                // What the kernel appends when the file was replaced by an upgrade.
+                rule.select(name.strip_suffix(b" (deleted)").unwrap_or(name))
+            })
+        });
         self
     }
 
@@ -211,7 +214,11 @@ impl Config {
         self.users == Users::Any
     }
 
-    fn load_from(env: Environment, default_path: &str, exe: &[u8]) -> Result<Self, ConfigError> {
+    fn load_from(
+        env: Environment,
+        default_path: &str,
+        names: &[&[u8]],
+    ) -> Result<Self, ConfigError> {
         if env
             .disable
             .is_some_and(|value| !value.is_empty() && value != "0")
@@ -229,7 +236,19 @@ impl Config {
                 other => other?,
             },
         };
-        Ok(config.for_program(exe))
+        Ok(config.for_program(names))
+    }
+}
+
+/// The path that this program was started by, empty if the kernel does not tell.
+pub(crate) fn started_as() -> &'static [u8] {
+    // SAFETY: a string that the kernel put above the stack, where it stays; or 0.
+    unsafe {
+        let path = libc::getauxval(libc::AT_EXECFN) as *const libc::c_char;
+        if path.is_null() {
+            return &[];
+        }
+        std::ffi::CStr::from_ptr(path).to_bytes()
     }
 }
 

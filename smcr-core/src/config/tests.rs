@@ -21,7 +21,7 @@ fn verdict(config: &Config, port: u16, peer: &str) -> Verdict {
 }
 
 fn is_smc(config: &str, program: &str, port: u16, peer: &str) -> bool {
-    let config = parse(config).unwrap().for_program(program.as_bytes());
+    let config = parse(config).unwrap().for_program(&[program.as_bytes()]);
     verdict(&config, port, peer) == Verdict::Smc
 }
 
@@ -105,7 +105,7 @@ fn rules_about_programs_wait_for_a_program() {
     let config = parse("rule tcp program=*").unwrap();
     assert_eq!(verdict(&config, 80, "::1"), Verdict::Smc);
     assert_eq!(
-        verdict(&config.for_program(b"/bin/x"), 80, "::1"),
+        verdict(&config.for_program(&[b"/bin/x"]), 80, "::1"),
         Verdict::Tcp
     );
     assert!(!is_smc("rule tcp", "/bin/x", 80, "::1"));
@@ -265,7 +265,7 @@ impl File {
             config: Some(self.0.clone().into()),
             secure,
         };
-        Config::load_from(environment, "/nonexistent/smcr.conf", b"/bin/x")
+        Config::load_from(environment, "/nonexistent/smcr.conf", &[b"/bin/x"])
     }
 }
 
@@ -303,7 +303,7 @@ fn only_the_default_file_may_be_missing() {
             config: Some(config.into()),
             secure: false,
         };
-        Config::load_from(environment, default, b"")
+        Config::load_from(environment, default, &[])
     };
     let gone = "/nonexistent/smcr.conf";
     assert_eq!(load("", gone).unwrap(), Config::default());

@@ -146,7 +146,11 @@ impl Engine {
         if self.config.verdict(&Query { port, peer }) == Verdict::Tcp {
             return Err(Reason::Rule);
         }
-        if self.connections.load(Ordering::Relaxed) >= self.config.max_connections()
+        let most = self
+            .config
+            .max_connections()
+            .min(crate::shm::MOST_CONNECTIONS);
+        if self.connections.load(Ordering::Relaxed) >= most
             || group::rmb_bytes() + 2 * u64::from(self.config.ring_size())
                 > self.config.max_memory()
         {

@@ -58,7 +58,10 @@ impl Local {
     pub const URGENT_READ: u32 = 0x200;
 }
 
-const SLOTS: usize = 65536;
+/// Connections that one process can have on SMC at a time.
+pub const MOST_CONNECTIONS: usize = 65536;
+
+const SLOTS: usize = MOST_CONNECTIONS;
 
 /// Room for the [`Local`]s of one process.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ mod memory;
 pub(crate) mod ring;
 mod rmb;
 
-pub use arena::{Arena, Local, LocalRef};
+pub use arena::{Arena, Local, LocalRef, MOST_CONNECTIONS};
 pub(crate) use lock::forget_thread_id;
 pub use lock::{Lock, LockGuard};
 pub use memory::{Memory, MemoryError};

@@ -170,7 +170,12 @@ impl Mapping {
             store_text(&header.comm, comm.trim_ascii_end());
         }
         if let Ok(exe) = rustix::fs::readlink("/proc/self/exe", Vec::new()) {
-            let name = exe.to_bytes().rsplit(|byte| *byte == b'/').next();
+            // A link's own name says more: Debian's redis-server is one to redis-check-rdb.
+            let exe = match crate::config::started_as() {
+                [] => exe.to_bytes(),
+                started_as => started_as,
+            };
+            let name = exe.rsplit(|byte| *byte == b'/').next();
             store_text(&header.exe, name.unwrap_or_default());
         }
         if let Ok(command) = rawfs::read_into("/proc/self/cmdline", &mut buf) {
