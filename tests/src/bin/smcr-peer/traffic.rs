@@ -165,7 +165,7 @@ fn polled(
     loop {
         let mut entry = libc::pollfd {
             fd: stream.as_raw_fd(),
-            events: libc::POLLIN | libc::POLLOUT * i16::from(writable),
+            events: libc::POLLIN | (libc::POLLOUT * i16::from(writable)),
             revents: 0,
         };
         // SAFETY: one valid entry.
