@@ -84,6 +84,8 @@ fn start_log() {
         Some(path) => {
             use rustix::fs::{Mode, OFlags};
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC;
+            // The file's number is not to be one that the program counts on.
+            smcr_core::fds::reserve();
             match rustix::fs::open(path, flags, Mode::from_raw_mode(0o600)) {
                 Ok(fd) => Box::new(LogFile(smcr_core::fds::raise(fd))),
                 Err(errno) => {

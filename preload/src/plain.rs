@@ -16,6 +16,8 @@ pub(crate) struct Plain {
     /// -1 for none).
     forbidden: AtomicI32,
     listening: AtomicBool,
+    /// Another process has it, too (by fork).
+    shared: AtomicBool,
     presence: Mutex<Option<Presence>>,
     /// Its line in the statistics.
     slot: Mutex<Slot>,
@@ -28,6 +30,7 @@ impl Plain {
             ttl: AtomicI32::new(-1),
             forbidden: AtomicI32::new(-1),
             listening: AtomicBool::new(false),
+            shared: AtomicBool::new(false),
             presence: Mutex::new(None),
             slot: Mutex::new(Slot::NONE),
         }
@@ -56,6 +59,14 @@ impl Plain {
 
     pub(crate) fn forbid(&self, reason: Reason) {
         self.forbidden.store(reason as i32, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_shared(&self) {
+        self.shared.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn is_listening(&self) -> bool {

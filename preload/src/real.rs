@@ -130,5 +130,14 @@ pub(crate) unsafe fn ioctl(
 
 pub(crate) fn fcntl(fd: RawFd, command: i32, arg: i64) -> Result<i32, Errno> {
     // SAFETY: only called with commands that take integers.
+    unsafe { fcntl_with(fd, command, arg) }
+}
+
+/// fcntl() with any command.
+///
+/// # Safety
+/// `arg` is what the command takes; the kernel checks pointers of the program's.
+pub(crate) unsafe fn fcntl_with(fd: RawFd, command: i32, arg: i64) -> Result<i32, Errno> {
+    // SAFETY: by this function's contract.
     check(unsafe { syscall!(Sysno::fcntl, fd, command, arg) }).map(|value| value as i32)
 }

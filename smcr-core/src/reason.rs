@@ -75,8 +75,9 @@ reasons! {
     EarlyData = 0x5300_000d, "early-data", "the program sent too much, or closed its end, before the peer accepted";
     /// The TCP connection was not established when connect() returned.
     SlowConnect = 0x5300_000e, "slow-connect", "the TCP connection was not established at once: is the listener's backlog full?";
-    /// The process forked or executed a program while the handshake was pending.
-    Forked = 0x5300_000f, "forked", "the process forked while the handshake was pending";
+    /// The process forked or executed a program while the handshake was pending, or connected a
+    /// socket that it made before a fork.
+    Forked = 0x5300_000f, "forked", "the process forked before the handshake was over";
     /// An unsupported descriptor operation came before the handshake.
     Unsupported = 0x5300_0010, "unsupported", "the program used the socket in a way SMC cannot serve";
     /// Shared memory that is not sealed, too small or of the wrong kind.

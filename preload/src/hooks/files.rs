@@ -3,7 +3,7 @@
 use libc::{c_int, c_long, c_uint, c_ulong, c_void};
 use redhook::{hook, real};
 
-use crate::ops::fds;
+use crate::ops::{fds, signals};
 use crate::{real, table};
 use rustix::io::Errno;
 
@@ -99,6 +99,9 @@ hook! {
     }
 }
 
+const F_SETSIG: c_int = 10;
+const F_SETOWN_EX: c_int = 15;
+
 /// What fcntl does beside the real call. (C declares it with a variable argument list; by the
 /// calling convention a third argument, if there is one, is where a fixed one would be.)
 fn control(fd: c_int, command: c_int, arg: c_long, call: impl FnOnce() -> c_int) -> c_int {
@@ -113,6 +116,12 @@ fn control(fd: c_int, command: c_int, arg: c_long, call: impl FnOnce() -> c_int)
         match command {
             libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => return duplicated(fd, ret),
             libc::F_SETFL => fds::status_changed(fd, arg as c_int),
+            libc::F_SETOWN | F_SETOWN_EX | F_SETSIG => {
+                // SAFETY: as it came from the program.
+                signals::owner_changed(fd, |tcp| unsafe {
+                    let _ = real::fcntl_with(tcp, command, arg);
+                });
+            }
             _ => {}
         }
     }

@@ -5,7 +5,7 @@ use redhook::{hook, real};
 
 use smcr_core::conn::io::Sink;
 
-use crate::ops::io;
+use crate::ops::{io, setup};
 use crate::outcome::Outcome;
 use crate::table;
 
@@ -214,15 +214,14 @@ hook! {
         // SAFETY: the program's buffer, by sendto's contract.
         unsafe {
             if flags & libc::MSG_FASTOPEN != 0 {
-                crate::ops::setup::fast_open(fd);
+                setup::fast_open(fd);
             }
-            // A connected stream socket ignores the address, but not a wrong length.
-            if addr_len as usize > size_of::<libc::sockaddr_storage>()
-                && !addr.is_null()
-                && table::stream(fd).is_some()
-            {
-                crate::real::set_errno(rustix::io::Errno::INVAL);
-                return -1;
+            if !addr.is_null() && addr_len != 0 && table::stream(fd).is_some() {
+                // A connected stream socket ignores the address, but not a wrong one.
+                if let Err(errno) = setup::check_address(addr, addr_len) {
+                    crate::real::set_errno(errno);
+                    return -1;
+                }
             }
             sending(fd, one(buf, len).as_ptr(), 1, flags, || {
                 real!(sendto)(fd, buf, len, flags, addr, addr_len)

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use libc::c_int;
 use rustix::io::Errno;
+use smcr_core::engine::Phase;
 use smcr_core::sys;
 
 use super::options;
@@ -161,14 +162,21 @@ pub(crate) unsafe fn ioctl(
             libc::FIONREAD | libc::TIOCOUTQ | SIOCATMARK
         )
     {
+        if stream.connection.phase() == Phase::Committing && is_reported_readable(fd) {
+            // See `io::recv`.
+            stream.connection.wait_decided();
+        }
         // Checks the program's pointer.
         // SAFETY: by this function's contract.
         if let Err(errno) = unsafe { real::ioctl(tcp, request, arg) } {
             return Outcome::Failed(errno);
         }
-        if stream.connection.smc().is_none() {
+        match stream.connection.phase() {
             // Before the handshake it is the TCP socket that has the bytes.
-            return Outcome::Done(0);
+            Phase::Pending => return Outcome::Done(0),
+            Phase::Tcp => return Outcome::PassOn(PassOn::OnTcp),
+            // During the handshake what it has is none of the program's.
+            Phase::Committing | Phase::Smc => {}
         }
     }
     let answer = match request as libc::c_ulong {
@@ -190,6 +198,13 @@ pub(crate) unsafe fn ioctl(
     // SAFETY: these requests take a pointer to an int.
     unsafe { arg.cast::<c_int>().write_unaligned(answer) };
     Outcome::Done(0)
+}
+
+/// Whether the kernel reports the program's end of a readiness pair readable, or hung up.
+pub(super) fn is_reported_readable(fd: RawFd) -> bool {
+    // SAFETY: the program's own descriptor, in its call on it.
+    let end = unsafe { BorrowedFd::borrow_raw(fd) };
+    matches!(sys::poll_one(end, libc::POLLIN, Some(0)), Ok(1..))
 }
 
 const SIOCATMARK: libc::c_ulong = 0x8905;

@@ -8,7 +8,7 @@ use smcr_core::engine;
 
 use super::fds;
 use crate::stream::StreamRef;
-use crate::table;
+use crate::table::{self, Entry};
 
 /// What is held from just before a fork until just after it, so that the child finds nothing
 /// half done.
@@ -22,12 +22,23 @@ static HELD: Mutex<Option<Held>> = Mutex::new(None);
 /// Runs before fork, in the parent.
 extern "C" fn prepare() {
     let rest = engine::before_fork();
+    share_sockets();
     let table = table::lock();
     for stream in all_streams() {
         // Counted before the child exists: a parent that closes at once must not be the last.
         stream.connection.inherited();
     }
     *HELD.lock() = Some(Held { table, rest });
+}
+
+/// Both processes have the TCP sockets that are not connected yet.
+fn share_sockets() {
+    for fd in table::known(0, RawFd::MAX) {
+        // This takes the table's lock for a moment.
+        if let Entry::Plain(plain) = table::entry(fd) {
+            plain.set_shared();
+        }
+    }
 }
 
 /// Runs after fork, in the parent.

@@ -40,6 +40,9 @@ pub(crate) fn send(
             if sent == Err(Errno::PIPE) && flags & libc::MSG_NOSIGNAL == 0 {
                 raise_sigpipe();
             }
+            if flags & libc::MSG_OOB != 0 && sent.is_ok_and(|bytes| bytes > 0) {
+                connection.signal_urgent();
+            }
             return sent.into();
         }
         if connection.phase() == Phase::Tcp {
@@ -95,8 +98,7 @@ pub(crate) fn recv(
             // A bell comes only from a server that has our Confirm: the switch is a matter of
             // microseconds, and a socket that was reported readable must not say EAGAIN.
             Phase::Committing
-                if !would_wait(stream, flags)
-                    && !matches!(sys::poll_one(borrow(fd), libc::POLLIN, Some(0)), Ok(1..)) =>
+                if !would_wait(stream, flags) && !super::fds::is_reported_readable(fd) =>
             {
                 return Outcome::Failed(Errno::AGAIN);
             }
@@ -129,6 +131,7 @@ fn recv_special(fd: RawFd, stream: &StreamRef, sink: &mut impl Sink, flags: i32)
         return Outcome::Failed(Errno::AGAIN);
     }
     if flags & libc::MSG_OOB != 0 {
+        stream.connection.forget_urgent_signals();
         return smc.recv_urgent(sink, flags).into();
     }
     // MSG_TRUNC on a stream: the bytes are taken and thrown away.

@@ -9,5 +9,6 @@ pub(crate) mod limits;
 pub(crate) mod options;
 pub(crate) mod passing;
 pub(crate) mod setup;
+pub(crate) mod signals;
 pub(crate) mod stdio;
 pub(crate) mod transfer;

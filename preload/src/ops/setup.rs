@@ -85,6 +85,22 @@ pub(crate) unsafe fn copy_address(addr: *const sockaddr, len: u32) -> Option<Add
     (copy.1 >= size_of::<libc::sa_family_t>()).then_some(copy)
 }
 
+/// What the kernel checks of an address before it ignores it.
+///
+/// # Safety
+/// As [`copy_address`].
+pub(crate) unsafe fn check_address(addr: *const sockaddr, len: u32) -> Result<(), Errno> {
+    if len as usize > size_of::<libc::sockaddr_storage>() {
+        return Err(Errno::INVAL);
+    }
+    let mut copy = [0; size_of::<libc::sockaddr_storage>()];
+    // SAFETY: by this function's contract.
+    match unsafe { sys::read_own_memory(addr.cast(), &mut copy[..len as usize]) } {
+        Ok(read) if read == len as usize => Ok(()),
+        _ => Err(Errno::FAULT),
+    }
+}
+
 impl Address {
     pub(crate) fn family(&self) -> c_int {
         c_int::from(u16::from_ne_bytes([self.0[0], self.0[1]]))
@@ -119,6 +135,8 @@ pub(crate) fn connect(fd: RawFd, peer: Option<SocketAddr>, call: impl FnOnce() -
     };
     let plan = match plain.forbidden() {
         Some(reason) => Err(reason),
+        // The other process would have the TCP socket, and the stream would not be there.
+        None if plain.is_shared() => Err(Reason::Forked),
         None => engine.plan_connect(borrow(fd), peer, plain.ttl()),
     };
     let plan = match plan {
@@ -148,6 +166,9 @@ pub(crate) fn connect(fd: RawFd, peer: Option<SocketAddr>, call: impl FnOnce() -
                 .iter()
                 .all(|&name| install(name, &stream, end).is_ok())
             {
+                if let Some(tcp) = connection.tcp() {
+                    stop_signals(tcp);
+                }
                 engine.watch(&connection);
             } else {
                 connection.withdraw(Reason::Descriptors);
@@ -157,6 +178,16 @@ pub(crate) fn connect(fd: RawFd, peer: Option<SocketAddr>, call: impl FnOnce() -
         Err(None) => {}
     }
     ret
+}
+
+/// SIGIO is the readiness pair's to cause, no longer the TCP socket's.
+fn stop_signals(tcp: BorrowedFd<'_>) {
+    let tcp = tcp.as_raw_fd();
+    if let Ok(status) = real::fcntl(tcp, libc::F_GETFL, 0)
+        && status & libc::O_ASYNC != 0
+    {
+        let _ = real::fcntl(tcp, libc::F_SETFL, i64::from(status & !libc::O_ASYNC));
+    }
 }
 
 /// All the descriptors that name this socket: the program may have duplicated it.
@@ -215,6 +246,8 @@ fn install(fd: RawFd, stream: &StreamRef, end: BorrowedFd<'_>) -> Result<(), Err
     let inode = rustix::fs::fstat(end)?.st_ino;
     stream.inode.store(inode, Ordering::Relaxed);
     super::options::copy_timeouts(borrow(fd), end);
+    super::signals::copy_owner(fd, end);
+    stream.watch.set_signals(status & libc::O_ASYNC != 0);
     let sets = sets_with(fd);
     for (epfd, _, member) in &sets {
         ctl(*epfd, libc::EPOLL_CTL_DEL, fd, member);

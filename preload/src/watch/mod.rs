@@ -5,6 +5,7 @@
 //! at the rings themselves and ask for bells (*arm*) only when they are about to sleep in the
 //! kernel. A socket that is watched in ways we do not see, or by several threads, stays armed.
 
+mod correct;
 mod edge;
 pub(crate) mod epoll;
 mod pending;

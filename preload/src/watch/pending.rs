@@ -60,6 +60,25 @@ impl Pending {
     }
 }
 
+/// The kernel's word on a stream whose handshake was pending when it was asked. What came of the
+/// handshake decides what there is to report: a bell, or a hang-up, comes only from a server that
+/// knows its end, and then the switch is a matter of microseconds.
+///
+/// Fails with [`DECIDED`] if it is over.
+pub(super) fn correct(entry: &mut pollfd, stream: &StreamRef) -> Result<(), Errno> {
+    if entry.revents & INCOMING != 0 {
+        stream.connection.wait_decided();
+        if !is_pending(stream) {
+            return Err(DECIDED);
+        }
+    }
+    // What a unix socket has and TCP has not.
+    entry.revents &= !libc::POLLWRBAND;
+    Ok(())
+}
+
+const INCOMING: i16 = libc::POLLIN | libc::POLLHUP | libc::POLLRDHUP | libc::POLLERR;
+
 fn is_pending(stream: &StreamRef) -> bool {
     matches!(
         stream.connection.phase(),

@@ -60,8 +60,7 @@ fn poll_once(fds: &mut [pollfd], wait: &Wait) -> Option<Result<usize, Errno>> {
     Some(wait_for(fds, &streams, wait))
 }
 
-/// Streams whose handshake is pending are as the kernel says, but for what a unix socket has and
-/// TCP has not.
+/// Streams whose handshake is pending are as the kernel says, nearly.
 fn pending_only(fds: &mut [pollfd], wait: &Wait) -> Result<usize, Errno> {
     let time = wait.timeout.map(|time| timespec {
         tv_sec: time.as_secs() as i64,
@@ -73,8 +72,10 @@ fn pending_only(fds: &mut [pollfd], wait: &Wait) -> Result<usize, Errno> {
     held.check()?;
     for (entry, asked) in fds.iter_mut().zip(&asked) {
         entry.revents = asked.revents;
-        if table::stream(entry.fd).is_some() {
-            entry.revents &= !libc::POLLWRBAND;
+        if table::is_known(entry.fd)
+            && let Some(stream) = table::stream(entry.fd)
+        {
+            pending::correct(entry, &stream)?;
         }
     }
     Ok(count)
@@ -216,8 +217,15 @@ fn ask_kernel(
     let held = hold(&mut asked, timeout);
     crate::real::ppoll(&mut asked, time.as_ref(), sigmask)?;
     held.check()?;
-    for (entry, asked) in fds.iter_mut().zip(&asked) {
+    for (at, (entry, asked)) in fds.iter_mut().zip(&asked).enumerate() {
         entry.revents = asked.revents;
+        if asked.revents != 0
+            && table::is_known(entry.fd)
+            && streams.binary_search_by_key(&at, |(at, _)| *at).is_err()
+            && let Some(stream) = table::stream(entry.fd)
+        {
+            pending::correct(entry, &stream)?;
+        }
     }
     each_smc(fds, streams, |entry, smc| {
         let said = entry.revents;

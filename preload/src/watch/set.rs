@@ -11,14 +11,14 @@ use rustix::event::EventfdFlags;
 use smcr_core::conn::Smc;
 use smcr_core::fds;
 
-use super::edge::{ALWAYS, Edge, WRITABLE, ready};
+use super::edge::{Edge, WRITABLE, ready};
 use crate::stream::StreamRef;
 
 /// An epoll set. Sets are never freed, only reused: a stream's [`super::Watch`] may point to one
 /// at any time.
 #[derive(Debug, Default)]
 pub(crate) struct Set {
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     /// Streams in the set. Zero: the set is none of our business.
     streams: AtomicUsize,
     /// Descriptors that name it.
@@ -34,14 +34,14 @@ pub(crate) struct Set {
 }
 
 #[derive(Debug, Default)]
-struct State {
-    members: Vec<Member>,
+pub(super) struct State {
+    pub(super) members: Vec<Member>,
     /// Members that can be used again.
     free: Vec<u32>,
     /// By descriptor: the member's index and 1, or 0.
     by_fd: Vec<u32>,
     /// The member a kernel event belongs to, by the program's data word.
-    by_data: FxHashMap<u64, u32>,
+    pub(super) by_data: FxHashMap<u64, u32>,
     /// Members whose ring was left empty and unarmed, or that may have data the kernel does not
     /// know of. [`super::Watch::in_hot`] says of a stream that it is here.
     hot: Vec<u32>,
@@ -54,22 +54,20 @@ struct State {
 /// A descriptor in the set that is a TCP socket (which may become a stream) or a stream.
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
-    fd: RawFd,
+    pub(super) fd: RawFd,
     pub(crate) events: u32,
     pub(crate) data: u64,
-    stream: Option<StreamRef>,
+    pub(super) stream: Option<StreamRef>,
     /// In the kernel's set, too. Programs that take a descriptor out often put it back.
-    active: bool,
+    pub(super) active: bool,
     /// The kernel reports it only once, since it would report a hang-up that TCP does not have.
-    silenced: bool,
-    edge: Edge,
+    pub(super) silenced: bool,
+    pub(super) edge: Edge,
 }
 
-const EDGE: u32 = libc::EPOLLET as u32;
-const ONCE: u32 = libc::EPOLLONESHOT as u32;
+pub(super) const EDGE: u32 = libc::EPOLLET as u32;
+pub(super) const ONCE: u32 = libc::EPOLLONESHOT as u32;
 const EXCLUSIVE: u32 = libc::EPOLLEXCLUSIVE as u32;
-/// What the kernel says when there is something to receive.
-const INCOMING: u32 = (libc::EPOLLIN | libc::EPOLLHUP | libc::EPOLLRDHUP) as u32;
 
 static POOL: Mutex<Vec<&'static Set>> = Mutex::new(Vec::new());
 
@@ -324,7 +322,7 @@ impl Set {
     }
 
     /// The data word of the kicker: no program will use this address as one of its own.
-    fn kick_data(&self) -> u64 {
+    pub(super) fn kick_data(&self) -> u64 {
         std::ptr::from_ref(self) as u64
     }
 
@@ -416,78 +414,6 @@ impl Set {
     /// The opposite of [`Self::begin_sleep`] (when it returned true).
     pub(crate) fn end_sleep(&self) {
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
-    }
-
-    /// Makes the kernel's events say what TCP would: bells that mean nothing are dropped, and a
-    /// closed peer is no hang-up. Returns how many events are left.
-    pub(crate) fn correct(&self, epfd: RawFd, events: &mut [epoll_event]) -> usize {
-        let mut kept = 0;
-        for at in 0..events.len() {
-            let event = events[at];
-            let mask = self.corrected(epfd, event);
-            if mask != 0 {
-                events[kept] = epoll_event {
-                    events: mask,
-                    u64: event.u64,
-                };
-                kept += 1;
-            }
-        }
-        kept
-    }
-
-    fn corrected(&self, epfd: RawFd, event: epoll_event) -> u32 {
-        let (seen, data) = (event.events, event.u64);
-        if data == self.kick_data() {
-            return 0;
-        }
-        let mut state = self.state.lock();
-        let Some(&index) = state.by_data.get(&data) else {
-            return seen;
-        };
-        let member = &mut state.members[index as usize];
-        let Some(stream) = member.stream.as_ref().filter(|_| member.active) else {
-            return seen;
-        };
-        let Some(smc) = stream.connection.smc() else {
-            // Its handshake is pending. A unix socket has a bit that TCP has not.
-            return seen & !(libc::EPOLLWRBAND as u32);
-        };
-        let mut mask = ready(smc, member.events);
-        let hangup = seen & (libc::EPOLLHUP | libc::EPOLLRDHUP) as u32 != 0;
-        if hangup && smc.readiness() & libc::POLLRDHUP == 0
-            || seen & INCOMING != 0 && mask & !WRITABLE == 0
-        {
-            // SAFETY: the descriptor is in the set, so the program has it open.
-            smc.recheck(unsafe { BorrowedFd::borrow_raw(member.fd) });
-            mask = ready(smc, member.events);
-        }
-        if member.events & EDGE != 0 {
-            if member.edge.is_news(member.events, smc, mask) {
-                member.edge.told(smc, mask);
-            } else {
-                mask = 0;
-            }
-        } else if seen & INCOMING == 0 {
-            // Found writable: what else there is was not what woke us, but TCP would say it, too.
-            mask &= seen | ALWAYS | libc::EPOLLIN as u32;
-        }
-        if mask == 0 {
-            // The kernel goes on reporting what we do not: for a hang-up that means for ever.
-            let quiet = seen & ALWAYS != 0 && !member.silenced && member.events & EDGE == 0;
-            if quiet || member.events & ONCE != 0 {
-                let extra = if quiet { EDGE } else { 0 };
-                let mut again = epoll_event {
-                    events: member.events | extra,
-                    u64: data,
-                };
-                member.silenced = quiet;
-                let fd = member.fd;
-                drop(state);
-                crate::real::epoll_ctl(epfd, libc::EPOLL_CTL_MOD, fd, &mut again);
-            }
-        }
-        mask
     }
 }
 

@@ -46,14 +46,17 @@ impl<'a> Slices<'a> {
     /// value lives, as the program promised to the kernel by its call.
     ///
     /// # Errors
-    /// `EINVAL` if the lengths add up to more than `isize::MAX`.
+    /// As the kernel: `EINVAL` for a length beyond `isize::MAX`, `EFAULT` for memory that ends
+    /// beyond every address.
     pub unsafe fn new(iov: &'a [libc::iovec]) -> Result<Self, Errno> {
         let mut left = 0usize;
         for entry in iov {
-            left = left
-                .checked_add(entry.iov_len)
-                .filter(|&sum| sum <= isize::MAX as usize)
-                .ok_or(Errno::INVAL)?;
+            let end = (entry.iov_base as usize).saturating_add(entry.iov_len);
+            if end > isize::MAX as usize {
+                let too_long = iov.iter().any(|entry| entry.iov_len > isize::MAX as usize);
+                return Err(if too_long { Errno::INVAL } else { Errno::FAULT });
+            }
+            left = left.saturating_add(entry.iov_len);
         }
         // The kernel never moves more than this in one call (MAX_RW_COUNT).
         Ok(Self {

@@ -227,6 +227,26 @@ impl Connection {
         self.wait_decided();
     }
 
+    /// An urgent byte is in the peer's ring: has its kernel send SIGURG to whom the peer's program
+    /// made the owner of its socket, which is known there only. An urgent byte over TCP, which
+    /// nobody reads, does that.
+    #[cold]
+    pub fn signal_urgent(&self) {
+        if let Some(tcp) = self.tcp() {
+            // With its buffers full of such bytes the owner has had signals enough.
+            let _ = sys::send(tcp, b"!", libc::MSG_OOB | libc::MSG_DONTWAIT);
+        }
+    }
+
+    /// Takes the peer's bytes of [`Self::signal_urgent`] out of the TCP socket.
+    #[cold]
+    pub fn forget_urgent_signals(&self) {
+        let mut bytes = [0; 64];
+        if let Some(tcp) = self.tcp() {
+            while matches!(sys::recv(tcp, &mut bytes, libc::MSG_DONTWAIT), Ok(1..)) {}
+        }
+    }
+
     /// Why the connection is on TCP, once it is.
     pub fn fallback_reason(&self) -> Option<Reason> {
         let index = self.reason.load(Ordering::Relaxed);

@@ -15,6 +15,12 @@ impl Line {
     pub(crate) fn differs(&self) -> bool {
         !matches!(self, Self::Same(_))
     }
+
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Self::Same(text) | Self::Plain(text) | Self::Library(text) => text,
+        }
+    }
 }
 
 /// A shortest difference, by the longest common subsequence.

@@ -12,6 +12,18 @@
 //!
 //! `variant` may be left out (all of them), and so may one of `plain` and `library`
 //! (a line that only one of them has). Equal lines count as often as they occur.
+//!
+//! A scenario that does not come to its end under the library has a record with `end`, the
+//! beginning of what is said of that, and the first line that is missing:
+//!
+//! ```text
+//! scenario: bad_pointers_in_send
+//! end: killed by signal 11
+//! plain: [main] send(c, BAD, 8, 0) = -1 EFAULT
+//! reason: why it is so, and why it is bearable
+//! ```
+//!
+//! It stands for all further lines of that actor, too.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -19,6 +31,7 @@ use std::path::Path;
 
 use crate::Variant;
 use crate::compare::Line;
+use crate::run::actor;
 
 /// All records of the file.
 pub(crate) struct Known(Vec<Record>);
@@ -30,6 +43,7 @@ struct Record {
     variant: Option<String>,
     plain: Option<String>,
     library: Option<String>,
+    end: Option<String>,
     reason: String,
 }
 
@@ -43,6 +57,8 @@ impl fmt::Display for Record {
 pub(crate) struct Explained {
     /// Empty if nothing else differs.
     pub(crate) unknown: Vec<Line>,
+    /// The bad end, if no record is about it.
+    pub(crate) bad_end: Option<String>,
     /// Records for this scenario and variant that did not apply.
     pub(crate) unused: Vec<String>,
 }
@@ -80,6 +96,7 @@ impl Known {
                 "variant" => record.variant = Some(value),
                 "plain" => record.plain = Some(value),
                 "library" => record.library = Some(value),
+                "end" => record.end = Some(value),
                 "reason" => record.reason = value,
                 _ => return Err(format!("{number}: unknown key `{key}`")),
             }
@@ -109,32 +126,64 @@ impl Known {
         }
     }
 
-    /// Takes the known differences out.
-    pub(crate) fn explain(&self, scenario: &str, variant: &str, diff: Vec<Line>) -> Explained {
-        let records: Vec<_> = self
+    /// Takes the known differences out. `bad_end`: how the run ended, if not well.
+    pub(crate) fn explain(
+        &self,
+        scenario: &str,
+        variant: &str,
+        bad_end: Option<&str>,
+        diff: Vec<Line>,
+    ) -> Explained {
+        let mut explained = Explained {
+            unknown: Vec::new(),
+            bad_end: bad_end.map(str::to_owned),
+            unused: Vec::new(),
+        };
+        let mut covered = Vec::new();
+        for record in self
             .0
             .iter()
             .filter(|r| r.scenario == scenario && r.variant.as_deref().is_none_or(|v| v == variant))
-            .collect();
-        let has = |line: &Line| diff.contains(line);
-        let (used, unused): (Vec<_>, Vec<_>) = records
-            .into_iter()
-            .partition(|record| record.lines().iter().all(has));
-        let covered: Vec<Line> = used.iter().flat_map(|record| record.lines()).collect();
-        let left = |line: &Line| line.differs() && !covered.contains(line);
-        let unknown = if diff.iter().any(left) {
-            diff
-        } else {
-            Vec::new()
-        };
-        Explained {
-            unknown,
-            unused: unused.into_iter().map(Record::to_string).collect(),
+        {
+            match record.covers(&diff, bad_end) {
+                Some(lines) => {
+                    covered.extend(lines);
+                    if record.end.is_some() {
+                        explained.bad_end = None;
+                    }
+                }
+                None => explained.unused.push(record.to_string()),
+            }
         }
+        let left = |line: &Line| line.differs() && !covered.contains(line);
+        if diff.iter().any(left) {
+            explained.unknown = diff;
+        }
+        explained
     }
 }
 
 impl Record {
+    /// The lines of a difference that the record explains; `None` if it does not apply.
+    fn covers(&self, diff: &[Line], bad_end: Option<&str>) -> Option<Vec<Line>> {
+        let lines = self.lines();
+        let Some(end) = &self.end else {
+            return lines
+                .iter()
+                .all(|line| diff.contains(line))
+                .then_some(lines);
+        };
+        if !bad_end.is_some_and(|how| how.starts_with(end)) {
+            return None;
+        }
+        let first = lines.first()?;
+        let at = diff.iter().position(|line| line == first)?;
+        let same_actor = |line: &&Line| actor(line.text()) == actor(first.text());
+        let tail: Vec<Line> = diff[at..].iter().filter(same_actor).cloned().collect();
+        let is_missing = |line: &Line| matches!(line, Line::Plain(_));
+        tail.iter().all(is_missing).then_some(tail)
+    }
+
     fn lines(&self) -> Vec<Line> {
         let plain = self.plain.iter().cloned().map(Line::Plain);
         let library = self.library.iter().cloned().map(Line::Library);
@@ -147,6 +196,9 @@ impl Record {
         }
         if self.plain.is_none() && self.library.is_none() {
             return Err("a record needs a plain or a library line".to_owned());
+        }
+        if self.end.is_some() && (self.plain.is_none() || self.library.is_some()) {
+            return Err("a record with an end needs the first line that is missing".to_owned());
         }
         match &self.variant {
             Some(name) if Variant::ALL.iter().all(|v| v.name() != name) => {

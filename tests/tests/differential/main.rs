@@ -119,11 +119,12 @@ impl Suite {
         let outcome = run.execute()?;
 
         let diff = compare::diff(plain.lines(), outcome.transcript.lines());
-        let rest = self.known.explain(&scenario.name, variant.name(), diff);
+        let bad_end = outcome.bad_end.as_deref();
+        let rest = self
+            .known
+            .explain(&scenario.name, variant.name(), bad_end, diff);
         let mut trouble = Vec::new();
-        if let Some(end) = &outcome.bad_end {
-            trouble.push(end.clone());
-        }
+        trouble.extend(rest.bad_end);
         if !rest.unknown.is_empty() {
             trouble.push(format!(
                 "differs from plain TCP (-) under the library (+):\n{}",

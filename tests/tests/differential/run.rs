@@ -34,7 +34,8 @@ impl Transcript {
     }
 }
 
-fn actor(line: &str) -> &str {
+/// Which thread or process wrote a line.
+pub(crate) fn actor(line: &str) -> &str {
     line.split_once(']').map_or("", |(actor, _)| actor)
 }
 

@@ -10,6 +10,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         Trial::test("harness::a_changed_line_is_found", changed_line),
         Trial::test("harness::a_known_difference_is_excused", known_difference),
+        Trial::test("harness::a_known_end_is_excused", known_end),
         Trial::test("harness::a_stale_record_is_reported", stale_record),
         Trial::test("harness::a_bad_record_is_refused", bad_record),
     ]
@@ -49,23 +50,56 @@ reason: because
 fn known_difference() -> Result<(), Failed> {
     let known = Known::parse(RECORD)?;
     let diff = || compare::diff(&lines("a b c"), &lines("a x c"));
-    let here = known.explain("one", "O0", diff());
+    let here = known.explain("one", "O0", None, diff());
     expect(
         here.unknown.is_empty() && here.unused.is_empty(),
         "the record does not excuse its difference",
     )?;
-    let elsewhere = known.explain("one", "eager", diff());
+    let elsewhere = known.explain("one", "eager", None, diff());
     expect(
         !elsewhere.unknown.is_empty(),
         "the record excuses another variant",
     )?;
-    let more = known.explain("one", "O0", compare::diff(&lines("a b c"), &lines("a x")));
+    let more = known.explain(
+        "one",
+        "O0",
+        None,
+        compare::diff(&lines("a b c"), &lines("a x")),
+    );
     expect(!more.unknown.is_empty(), "the record excuses another line")
+}
+
+fn known_end() -> Result<(), Failed> {
+    let known = Known::parse("scenario: one\nend: killed\nplain: b\nreason: because\n")?;
+    let diff = || compare::diff(&lines("a b c"), &lines("a"));
+    let here = known.explain("one", "O0", Some("killed by a signal"), diff());
+    expect(
+        here.unknown.is_empty() && here.unused.is_empty() && here.bad_end.is_none(),
+        "the record does not excuse the end",
+    )?;
+    let other = known.explain("one", "O0", Some("not finished"), diff());
+    expect(
+        other.unused.len() == 1 && other.bad_end.is_some() && !other.unknown.is_empty(),
+        "the record excuses another end",
+    )?;
+    let good = known.explain("one", "O0", None, Vec::new());
+    expect(good.unused.len() == 1, "the record is not reported")?;
+    let diff = compare::diff(&lines("a b c"), &lines("a c"));
+    let later = known.explain("one", "O0", Some("killed by a signal"), diff);
+    expect(
+        later.unused.len() == 1,
+        "the record excuses a line amid others",
+    )
 }
 
 fn stale_record() -> Result<(), Failed> {
     let known = Known::parse(RECORD)?;
-    let equal = known.explain("one", "O0", compare::diff(&lines("a b"), &lines("a b")));
+    let equal = known.explain(
+        "one",
+        "O0",
+        None,
+        compare::diff(&lines("a b"), &lines("a b")),
+    );
     expect(equal.unused.len() == 1, "the record is not reported")?;
     expect(
         known.check_names(["two"].into_iter()).is_err(),
@@ -79,6 +113,7 @@ fn bad_record() -> Result<(), Failed> {
         "scenario: one\nreason: because\n",
         "plain: b\nreason: because\n",
         "scenario: one\nplain: b\nreason: because\nvariant: none\n",
+        "scenario: one\nlibrary: b\nend: killed\nreason: because\n",
         "scenario: one\nplane: b\nreason: because\n",
         "not a record\n",
     ] {
