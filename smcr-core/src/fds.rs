@@ -130,9 +130,13 @@ pub fn limits_set(soft: u64, hard: u64, asked: u64) {
 
 /// The program set its soft limit while it is the process's own.
 pub fn limit_set(soft: u64) {
-    if BASE.load(Ordering::Relaxed) != 0 {
-        PROGRAM_LIMIT.store(soft.min(1 << 20) as RawFd, Ordering::Relaxed);
+    if BASE.load(Ordering::Relaxed) == 0 {
+        return;
     }
+    PROGRAM_LIMIT.store(soft.min(1 << 20) as RawFd, Ordering::Relaxed);
+    // There was no room above; with a lower limit there may be, and what we have is out of reach.
+    BASE.store(0, Ordering::Relaxed);
+    reserve();
 }
 
 /// Gives the process the soft limit that the program set, until the value is dropped: what it
