@@ -34,8 +34,9 @@ struct Share {
 fn share(soft: Option<u64>, hard: Option<u64>) -> Share {
     let soft = soft.unwrap_or(1 << 20).min(1 << 20);
     let hard = hard.unwrap_or(1 << 21).min(1 << 21);
-    // Two for each connection: the program's own number and the TCP socket behind it.
-    let wanted = (soft * 2 + 256).min(hard);
+    // Two for each connection: the program's own number and the TCP socket behind it. More for
+    // RMBs (one for 64 connections, and the peer's) and while handshakes are pending.
+    let wanted = (soft * 2 + soft / 8 + 256).min(hard);
     Share {
         soft,
         wanted,
