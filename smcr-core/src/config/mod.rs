@@ -8,7 +8,7 @@
 //! max_connections = 65536     # connections on SMC per process, 1..=1048576
 //! max_memory = 4G             # rings of a process, all together
 //! spin_us = 50                # how long a call spins before it sleeps, 0..=1000
-//! handshake_timeout_ms = 2000 # how long a peer may take to answer, 10..=60000
+//! handshake_timeout_ms = 2000 # how long a peer may take for a CLC message, 10..=60000
 //! users = same                # peers on this host: of the same user, or any
 //! default = smc               # when no rule matches: smc or tcp
 //!
@@ -195,8 +195,8 @@ impl Config {
         Duration::from_micros(self.spin_us.into())
     }
 
-    /// How long a peer may take to answer in the handshake, 10 ms to 1 min, before the connection
-    /// falls back to TCP.
+    /// How long a peer may take for each message of the CLC handshake, 10 ms to 1 min, before the
+    /// connection is ended (RFC 7609 §C.5).
     pub fn handshake_timeout(&self) -> Duration {
         Duration::from_millis(self.handshake_timeout_ms.into())
     }
