@@ -34,8 +34,9 @@ struct Share {
 fn share(soft: Option<u64>, hard: Option<u64>) -> Share {
     let soft = soft.unwrap_or(1 << 20).min(1 << 20);
     let hard = hard.unwrap_or(1 << 21).min(1 << 21);
-    // Two for each connection: the program's own number and the TCP socket behind it.
-    let wanted = (soft * 2 + 256).min(hard);
+    // Two for each connection: the program's own number and the TCP socket behind it. More for
+    // RMBs (one for 64 connections, and the peer's) and while handshakes are pending.
+    let wanted = (soft * 2 + soft / 8 + 256).min(hard);
     Share {
         soft,
         wanted,
@@ -130,9 +131,13 @@ pub fn limits_set(soft: u64, hard: u64, asked: u64) {
 
 /// The program set its soft limit while it is the process's own.
 pub fn limit_set(soft: u64) {
-    if BASE.load(Ordering::Relaxed) != 0 {
-        PROGRAM_LIMIT.store(soft.min(1 << 20) as RawFd, Ordering::Relaxed);
+    if BASE.load(Ordering::Relaxed) == 0 {
+        return;
     }
+    PROGRAM_LIMIT.store(soft.min(1 << 20) as RawFd, Ordering::Relaxed);
+    // There was no room above; with a lower limit there may be, and what we have is out of reach.
+    BASE.store(0, Ordering::Relaxed);
+    reserve();
 }
 
 /// Gives the process the soft limit that the program set, until the value is dropped: what it
