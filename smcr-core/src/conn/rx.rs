@@ -140,7 +140,15 @@ impl Smc {
             self.rx.arm(&self.local, self.arming_level());
         }
         // Bells rung before the cursor is read are for bytes that we see; later ones must stay.
-        let bells = control.bells.load(Ordering::Acquire);
+        let mut bells = control.bells.load(Ordering::Acquire);
+        if bells > 1 && self.edges.load(Ordering::Relaxed) {
+            // A writer that rings for every arrival leaves it at two unread bells. Taken out
+            // before the cursor is read: either what it did not ring for is seen below, or it
+            // rings again.
+            bell::drain(fd, control, bells - 1);
+            bells = 1;
+            std::sync::atomic::fence(Ordering::SeqCst);
+        }
         // The end first, the cursor after it: what was sent before the end is not missed.
         let ended = self.see_flags();
         let available = match self.rx.available(&self.local) {
@@ -208,8 +216,6 @@ impl Smc {
             bell::drain(fd, control, bells.saturating_sub(keep));
         } else if empty {
             bell::drain(fd, control, bells);
-        } else if self.edges.load(Ordering::Relaxed) {
-            bell::drain(fd, control, bells.saturating_sub(1));
         }
         Ok(Received {
             bytes: done,
