@@ -37,8 +37,8 @@ pub enum Phase {
 pub(super) const EARLY_MAX: u32 = 16 << 10;
 
 /// How long a program that wants to send more than [`EARLY_MAX`] is held back, to give the peer a
-/// chance to accept.
-const EARLY_WAIT: Duration = Duration::from_millis(20);
+/// chance to accept: a busy server takes its time for some hundred clients at once.
+const EARLY_WAIT: Duration = Duration::from_millis(250);
 
 /// What became of a call that came before the handshake was decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -110,13 +110,22 @@ impl Helper {
         state.deadlines.retain(|(_, of)| *of != id);
     }
 
-    /// Sets when to give up on a connection, unless that is set already.
-    pub(super) fn set_deadline(&self, connection: &Connection, at: Instant) {
+    /// Sets when to stop waiting for the peer's call, unless a deadline is set already.
+    fn wait_for_call(&self, connection: &Connection, at: Instant) {
         let id = connection.helper_id();
         let mut state = self.state.lock();
         if state.pending.contains_key(&id) && state.deadlines.iter().all(|(_, of)| *of != id) {
             state.deadlines.push((at, id));
         }
+    }
+
+    /// Sets when the handshake has to be done. What was set for the call no longer counts: it
+    /// came.
+    fn wait_for_handshake(&self, connection: &Connection, at: Instant) {
+        let id = connection.helper_id();
+        let mut state = self.state.lock();
+        state.deadlines.retain(|(_, of)| *of != id);
+        state.deadlines.push((at, id));
     }
 }
 
@@ -167,7 +176,7 @@ impl Engine {
 
     /// Makes the helper give up on a connection after `wait`, if nothing came of it by then.
     pub(super) fn helper_deadline(&self, connection: &Connection, wait: Duration) {
-        self.helper.set_deadline(connection, Instant::now() + wait);
+        self.helper.wait_for_call(connection, Instant::now() + wait);
         self.helper.wake();
     }
 
@@ -380,7 +389,7 @@ impl Engine {
         };
         let mut handshake = ClientHandshake::new(offer, self.timeouts(), Instant::now());
         if let Some(at) = handshake.poll_timeout() {
-            self.helper.set_deadline(connection, at);
+            self.helper.wait_for_handshake(connection, at);
         }
         transmit(tcp, handshake.poll_transmit());
         pending.handshake = Some(handshake);
