@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 static LONGEST_NS: AtomicU32 = AtomicU32::new(50_000);
 
 /// How often to look before the time is taken. Some hundred nanoseconds.
-const AT_ONCE: u32 = 256;
+const AT_ONCE: u32 = 1000;
 
 /// Sets the longest spin; zero: never spin.
 pub fn set_longest(time: Duration) {

@@ -396,7 +396,7 @@ impl Engine {
         // The server is at work on the answer.
         let until = Instant::now() + ANSWER_SPIN;
         while sys::poll_one(tcp, libc::POLLIN, Some(0)) == Ok(0) && Instant::now() < until {
-            std::hint::spin_loop();
+            rustix::thread::sched_yield();
         }
         Ok(())
     }

@@ -352,7 +352,8 @@ fn wait(fd: BorrowedFd<'_>, until: Option<Instant>) -> bool {
         if sys::poll_one(fd, libc::POLLIN, Some(0)).is_ok_and(|ready| ready != 0) {
             return true;
         }
-        std::hint::spin_loop();
+        // The helper thread at the other end may need this core to answer.
+        rustix::thread::sched_yield();
     }
     loop {
         let left = until.map(|at| at.saturating_duration_since(Instant::now()));
