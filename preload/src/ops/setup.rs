@@ -85,19 +85,19 @@ pub(crate) unsafe fn copy_address(addr: *const sockaddr, len: u32) -> Option<Add
     (copy.1 >= size_of::<libc::sa_family_t>()).then_some(copy)
 }
 
-/// What the kernel checks of an address before it ignores it.
-///
-/// # Safety
-/// As [`copy_address`].
-pub(crate) unsafe fn check_address(addr: *const sockaddr, len: u32) -> Result<(), Errno> {
+/// What the kernel would say of an address that a connected stream socket ignores. It looks at
+/// the number only, for this is asked with every send: an address in memory that is not there is
+/// not noticed.
+pub(crate) fn check_address(addr: *const sockaddr, len: u32) -> Result<(), Errno> {
+    // Nothing is ever mapped there.
+    const LOWEST: usize = 4096;
     if len as usize > size_of::<libc::sockaddr_storage>() {
         return Err(Errno::INVAL);
     }
-    let mut copy = [0; size_of::<libc::sockaddr_storage>()];
-    // SAFETY: by this function's contract.
-    match unsafe { sys::read_own_memory(addr.cast(), &mut copy[..len as usize]) } {
-        Ok(read) if read == len as usize => Ok(()),
-        _ => Err(Errno::FAULT),
+    if (addr as usize) < LOWEST {
+        Err(Errno::FAULT)
+    } else {
+        Ok(())
     }
 }
 
