@@ -2,9 +2,9 @@
 
 use std::io::Write;
 
+use smcr_core::Reason;
 use smcr_core::config::Config;
 use smcr_core::engine::{self, PUBLISHER};
-use smcr_core::{Reason, stat};
 
 /// Runs when the dynamic linker loads the library, before the program's own constructors.
 #[used]
@@ -62,7 +62,6 @@ pub(crate) fn publish() {
     if let Err(error) = PUBLISHER.publish() {
         log::debug!("no statistics: {error}");
     }
-    let _ = stat::DEAD_KEPT_SECS;
 }
 
 fn say(text: &str) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use libc::{c_int, c_ulong, epoll_event, fd_set, nfds_t, pollfd, sigset_t, timespec, timeval};
+use libc::{c_int, epoll_event, fd_set, nfds_t, pollfd, sigset_t, timespec, timeval};
 use redhook::{hook, real};
 
 use crate::watch::epoll::{self, Wait};
@@ -275,6 +275,3 @@ hook! {
         }
     }
 }
-
-/// Keeps the alias of C's `unsigned long int` in view: nfds_t is one.
-const _: fn(nfds_t) -> c_ulong = |count| count;

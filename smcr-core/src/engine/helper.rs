@@ -362,7 +362,7 @@ impl Engine {
         else {
             return Err(Reason::Internal);
         };
-        let (group, _) = self.group(server);
+        let group = self.group(server);
         let rx = group.take_rmbe().map_err(|_| Reason::Memory)?;
         let (rmb, _) = rx.rmbe();
         let commit = Message::Commit {

@@ -183,11 +183,11 @@ impl Engine {
         Presence::announce(port).ok()
     }
 
-    /// The link group with a peer process, made when there is none. True if it is new.
-    fn group(&self, peer: ShmGid) -> (Arc<LinkGroup>, bool) {
+    /// The link group with a peer process, made when there is none.
+    fn group(&self, peer: ShmGid) -> Arc<LinkGroup> {
         let mut groups = self.groups.lock();
         if let Some(group) = groups.get(&peer) {
-            return (Arc::clone(group), false);
+            return Arc::clone(group);
         }
         // Peers come and go; groups without connections go when there are many.
         if groups.len() >= IDLE_GROUPS {
@@ -202,7 +202,7 @@ impl Engine {
         let group = LinkGroup::new(id, peer.0, self.config.ring_size());
         groups.insert(peer, Arc::clone(&group));
         PUBLISHER.count(Counter::LinkGroups);
-        (group, true)
+        group
     }
 }
 

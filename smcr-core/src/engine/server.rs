@@ -133,17 +133,16 @@ impl Engine {
         channel: &OwnedFd,
         client: Client,
     ) -> Result<Smc, Refusal> {
-        let broken = |reason| Refusal::Broken(reason);
-        let (group, _) = self.group(client.gid);
-        let rx = group.take_rmbe().map_err(|_| broken(Reason::Memory))?;
-        let result = self.shake_hands_with(tcp, channel, client, &group, &rx);
-        match result {
-            Ok((tx, early)) => {
+        let group = self.group(client.gid);
+        let rx = group
+            .take_rmbe()
+            .map_err(|_| Refusal::Broken(Reason::Memory))?;
+        match self.shake_hands_with(tcp, channel, client, &group, &rx) {
+            Ok(tx) => {
                 let Some(local) = self.arena.take() else {
                     group.release(&rx);
-                    return Err(broken(Reason::Memory));
+                    return Err(Refusal::Broken(Reason::Memory));
                 };
-                let _ = early;
                 Ok(Smc::new(tx, rx, local, group, 0))
             }
             Err(refusal) => {
@@ -160,7 +159,7 @@ impl Engine {
         client: Client,
         group: &LinkGroup,
         rx: &Rx,
-    ) -> Result<(crate::shm::Tx, usize), Refusal> {
+    ) -> Result<crate::shm::Tx, Refusal> {
         let early = client.early;
         // With bytes of the program taken out of the stream there is no way back to TCP.
         let refuse = move |reason| {
@@ -230,7 +229,6 @@ impl Engine {
                     let index = peer.index.get();
                     return group
                         .peer_rmbe(rmb.token, rmb.geometry, index, memory.take())
-                        .map(|tx| (tx, early))
                         .map_err(|error| {
                             log::debug!("memory of the client refused: {error:?}");
                             Refusal::Broken(Reason::BadMemory)
