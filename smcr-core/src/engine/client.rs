@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
-use super::{Connection, Engine, addresses};
+use super::{Connection, Engine, addresses, on_this_host};
 use crate::conn::bell;
 use crate::handshake::ClientHandshake;
 use crate::rendezvous::names::{self, CallListener};
@@ -126,9 +126,7 @@ impl Engine {
             })
         };
         let (local, peer) = addresses(fd).map_err(internal)?;
-        if local.ip().to_canonical() != peer.ip().to_canonical()
-            && !peer.ip().to_canonical().is_loopback()
-        {
+        if !on_this_host(peer, local) {
             // Somebody on this host listens on the same port, but this is not where we went.
             return Err(Some(Reason::PeerNoSmc));
         }

@@ -254,3 +254,10 @@ pub fn addresses(fd: BorrowedFd<'_>) -> Result<(SocketAddr, SocketAddr), Errno> 
         .map_err(|_| Errno::AFNOSUPPORT)?;
     Ok((local, peer))
 }
+
+/// Whether a connection between these addresses surely stays on this host. Two different
+/// addresses may both be ours, but that takes a look at the interfaces to know.
+fn on_this_host(server: SocketAddr, client: SocketAddr) -> bool {
+    let server = server.ip().to_canonical();
+    server == client.ip().to_canonical() || server.is_loopback()
+}

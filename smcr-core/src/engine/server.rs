@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::client::is_established;
 use super::connection::EARLY_MAX;
 use super::helper::{disconnect, transmit};
-use super::{Connection, Engine, PUBLISHER, addresses};
+use super::{Connection, Engine, PUBLISHER, addresses, on_this_host};
 use crate::conn::Smc;
 use crate::conn::bell;
 use crate::group::LinkGroup;
@@ -31,8 +31,9 @@ pub struct Accepted {
     pub end: OwnedFd,
 }
 
-/// How long to look for the client's name, which it binds right after its connect().
-const CALL_WAIT: Duration = Duration::from_millis(20);
+/// How long to look for the client's name, which it binds right after its connect(), unless it
+/// loses its core in between.
+const CALL_WAIT: Duration = Duration::from_millis(100);
 
 /// How long to look without sleeping, and then how often to look.
 const CALL_YIELD: Duration = Duration::from_micros(500);
@@ -64,6 +65,10 @@ impl Engine {
             return Err(Reason::PeerNoSmc);
         };
         let (local, peer) = addresses(fd).map_err(|_| Reason::Ended)?;
+        if !on_this_host(local, peer) {
+            // Anybody can send a SYN with that hint; nobody far away can make us wait.
+            return Err(Reason::PeerNoSmc);
+        }
         self.allow(local.port(), peer.ip())?;
         if !fds::reserve() {
             return Err(Reason::Descriptors);
@@ -78,8 +83,10 @@ impl Engine {
             tsval: syn.tsval,
             gid: self.identity.gid.0,
         };
-        messages::send(channel.as_fd(), &hello, &[]).map_err(|_| Reason::NoAnswer)?;
-        let (message, passed) = wait_commit(&channel)?;
+        // A client that closes again at once takes its channel with it: there is nothing to move.
+        let unanswered = |reason| if is_ending(fd) { Reason::Ended } else { reason };
+        messages::send(channel.as_fd(), &hello, &[]).map_err(|_| unanswered(Reason::NoAnswer))?;
+        let (message, passed) = wait_commit(&channel).map_err(unanswered)?;
         let Message::Commit { early, gid, rmb } = message else {
             return Err(Reason::ClcInvalid);
         };
@@ -280,6 +287,19 @@ fn call(
             Err(_) => return Err(Reason::Internal),
         }
     }
+}
+
+/// Whether the client is closing its connection. Its channel goes first, its FIN follows: looks
+/// again for a moment.
+fn is_ending(tcp: BorrowedFd<'_>) -> bool {
+    let began = Instant::now();
+    while is_established(tcp) {
+        if began.elapsed() >= CALL_WAIT {
+            return false;
+        }
+        std::thread::sleep(CALL_YIELD);
+    }
+    true
 }
 
 /// Whether the client may not have come to bind its name yet. If it is gone, or gave SMC up
