@@ -16,6 +16,7 @@ pub mod group;
 pub mod handshake;
 pub mod net;
 mod rawfs;
+pub mod rdma;
 pub mod reason;
 pub mod rendezvous;
 pub mod shm;
