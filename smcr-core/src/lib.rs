@@ -2,6 +2,8 @@
 //! them, and the native socket API.
 
 #[forbid(unsafe_code)]
+pub mod cdc;
+#[forbid(unsafe_code)]
 pub mod clc;
 pub mod config;
 pub mod conn;
