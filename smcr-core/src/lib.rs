@@ -16,6 +16,8 @@ pub mod fuzzing;
 pub mod group;
 #[forbid(unsafe_code)]
 pub mod handshake;
+#[forbid(unsafe_code)]
+pub mod llc;
 pub mod net;
 mod rawfs;
 pub mod rdma;
