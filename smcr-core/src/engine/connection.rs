@@ -394,7 +394,7 @@ impl Connection {
 
     /// The handshake succeeded. `confirm` tells the peer, when everything is in place.
     pub(super) fn set_smc(&self, smc: Smc, confirm: impl FnOnce()) {
-        let group = smc.group().id();
+        let group = smc.group_id();
         if self.smc.set(smc).is_err() {
             log::error!("a connection moved to SMC twice");
         }

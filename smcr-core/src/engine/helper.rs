@@ -17,7 +17,7 @@ use super::connection::Connection;
 use super::{Engine, PUBLISHER};
 use crate::Reason;
 use crate::clc::{DmbToken, RmbeIndex, RmbeSize};
-use crate::conn::Smc;
+use crate::conn::{Home, Smc};
 use crate::handshake::shm::{ShmBuffer, ShmGid, ShmOffer};
 use crate::handshake::{ClientHandshake, Event};
 use crate::rendezvous::messages::{self, Message, RmbInfo};
@@ -519,7 +519,7 @@ impl Engine {
             }
         };
         let own = self.describe(&rx)?;
-        Ok((Smc::new(tx, rx, local, group, early), own))
+        Ok((Smc::new(tx, rx, local, Home::Shm(group), early), own))
     }
 
     /// How one of our buffers is named in CLC messages.

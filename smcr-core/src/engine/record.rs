@@ -89,7 +89,10 @@ impl Record {
             slot: local.index() as u32,
             own: element(rx.rmbe()),
             peer: element(tx.rmbe()),
-            peer_id: smc.group().peer(),
+            peer_id: match smc.home() {
+                Home::Shm(group) => group.peer(),
+                Home::Rdma(_) => [0; 16],
+            },
             is_client: connection.role() == Role::Client,
         })
     }

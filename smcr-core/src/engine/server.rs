@@ -11,7 +11,7 @@ use super::client::is_established;
 use super::connection::EARLY_MAX;
 use super::helper::{disconnect, transmit};
 use super::{Connection, Engine, PUBLISHER, addresses, on_this_host};
-use crate::conn::Smc;
+use crate::conn::{Home, Smc};
 use crate::conn::bell;
 use crate::group::LinkGroup;
 use crate::handshake::shm::ShmGid;
@@ -123,7 +123,7 @@ impl Engine {
             reason: None,
             local: Some(local),
             peer: Some(peer),
-            group: u64::from(smc.group().id()),
+            group: u64::from(smc.group_id()),
         };
         log::debug!("{local} <- {peer}: shm");
         self.connections.fetch_add(1, Ordering::Relaxed);
@@ -150,7 +150,7 @@ impl Engine {
                     group.release(&rx);
                     return Err(Refusal::Broken(Reason::Memory));
                 };
-                Ok(Smc::new(tx, rx, local, group, 0))
+                Ok(Smc::new(tx, rx, local, Home::Shm(group), 0))
             }
             Err(refusal) => {
                 group.release(&rx);

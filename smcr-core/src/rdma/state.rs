@@ -1,0 +1,475 @@
+//! What the wire of a process consists of: ports, link groups, connections. Everything here
+//! happens under the one lock of [`super::Rdma`].
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::io::Errno;
+
+use super::buffers::{Buffers, Element};
+use super::connection::{Connection, Parts, PeerElement, Posted, Pumped};
+use super::fabric::{Access, Completion, LinkError, LinkId, Port, PortEvent};
+use super::group::{Group, GroupKey, Target};
+use super::handle::{ConnId, Kicked, Shared};
+use crate::Reason;
+use crate::cdc::Cdc;
+use crate::clc::Token;
+use crate::engine::PUBLISHER;
+use crate::shm::LocalRef;
+
+/// The most connections of one link group (RFC 7609 leaves it to the peers; Linux takes 255).
+pub(super) const MOST_CONNECTIONS: usize = 255;
+
+/// See the module's description.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) ports: Vec<OpenPort>,
+    pub(super) groups: HashMap<u32, Group>,
+    next_group: u32,
+    connections: Vec<Place>,
+    free: Vec<u32>,
+    /// Connections to be pumped before the lock is left.
+    dirty: Vec<ConnId>,
+    /// What the handshakes have to hear; taken by the thread.
+    pub(super) news: Vec<News>,
+    /// Ends that the thread has to watch: other processes ring there.
+    pub(super) to_watch: Vec<ConnId>,
+}
+
+#[derive(Debug)]
+pub(super) struct OpenPort {
+    pub(super) port: Arc<dyn Port>,
+    send_buffers: Buffers,
+    links: HashMap<LinkId, u32>,
+}
+
+#[derive(Debug)]
+struct Place {
+    generation: u32,
+    connection: Option<(u32, Connection)>,
+}
+
+/// Something that a handshake waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum News {
+    /// The first link of the group is confirmed by both ends.
+    Ready(u32),
+    /// The peer knows (or refuses) a new RMB.
+    RkeyAnswered(u32, bool),
+    /// The group is gone.
+    Ended(u32, Reason),
+}
+
+/// What a connection needs of our side before the peer is told.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) group: u32,
+    pub(super) rmbe: Element,
+    pub(super) send_buffer: Element,
+    pub(super) token: Token,
+}
+
+impl State {
+    /// The port's place, opened now if it was not yet.
+    pub(super) fn add_port(&mut self, port: Arc<dyn Port>, element_size: u32) -> usize {
+        let is = |open: &OpenPort| open.port.name() == port.name();
+        if let Some(place) = self.ports.iter().position(is) {
+            return place;
+        }
+        let send_buffers = Buffers::new(Arc::clone(&port), Access::Local, element_size);
+        self.ports.push(OpenPort {
+            port,
+            send_buffers,
+            links: HashMap::new(),
+        });
+        self.ports.len() - 1
+    }
+
+    /// A new link group, whose link is in INIT.
+    pub(super) fn add_group(
+        &mut self,
+        make: impl FnOnce(u32) -> Result<Group, Errno>,
+    ) -> Result<u32, Errno> {
+        self.next_group += 1;
+        let id = self.next_group;
+        let group = make(id)?;
+        self.ports[group.port].links.insert(group.link_id(), id);
+        self.groups.insert(id, group);
+        PUBLISHER.count(crate::stat::Counter::LinkGroups);
+        Ok(id)
+    }
+
+    /// A group with this peer that has room for one more connection.
+    pub(super) fn group_for(&self, key: &GroupKey) -> Option<u32> {
+        let fits = |group: &&Group| group.is_ready() && group.serves(key) && group.has_room();
+        self.groups.values().find(fits).map(|group| group.id)
+    }
+
+    /// Takes memory and a token for a connection.
+    ///
+    /// # Errors
+    /// [`Reason::Memory`].
+    pub(super) fn prepare(&mut self, id: u32) -> Result<Prepared, Reason> {
+        let group = self.groups.get_mut(&id).ok_or(Reason::Internal)?;
+        let send_buffers = &mut self.ports[group.port].send_buffers;
+        let send_buffer = send_buffers.take().map_err(memory)?;
+        let rmbe = match group.rmbs.take() {
+            Ok(rmbe) => rmbe,
+            Err(errno) => {
+                send_buffers.give_back(&send_buffer);
+                return Err(memory(errno));
+            }
+        };
+        let token = group.new_token();
+        Ok(Prepared {
+            group: id,
+            rmbe,
+            send_buffer,
+            token,
+        })
+    }
+
+    /// The connection never came to be.
+    pub(super) fn give_back(&mut self, prepared: &Prepared) {
+        let Some(group) = self.groups.get_mut(&prepared.group) else {
+            return;
+        };
+        group.tokens.remove(&prepared.token);
+        group.rmbs.give_back(&prepared.rmbe);
+        self.ports[group.port]
+            .send_buffers
+            .give_back(&prepared.send_buffer);
+    }
+
+    /// The connection is agreed on: from here on its bytes flow.
+    pub(super) fn establish(
+        &mut self,
+        prepared: Prepared,
+        peer: PeerElement,
+        app: LocalRef,
+        end: OwnedFd,
+        now: Instant,
+    ) -> Result<Arc<Shared>, Reason> {
+        let id = self.place();
+        let shared = Shared::new(id);
+        let Prepared {
+            group: group_id,
+            rmbe,
+            send_buffer,
+            token,
+        } = prepared;
+        let group = self.groups.get_mut(&group_id).ok_or(Reason::LinkLost)?;
+        let parts = Parts {
+            rmbe,
+            send_buffer,
+            app,
+            end,
+            peer,
+            token,
+        };
+        let connection = Connection::new(Arc::clone(&shared), parts).ok_or(Reason::Internal)?;
+        let early = group.tokens.insert(token, Target::Live(id));
+        self.connections[id.index as usize].connection = Some((group_id, connection));
+        if let Some(Target::Early(messages)) = early {
+            for message in messages {
+                self.cdc(group_id, Cdc::Message(message));
+            }
+        }
+        self.dirty.push(id);
+        self.pump_all(now);
+        Ok(shared)
+    }
+
+    fn place(&mut self) -> ConnId {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.connections.push(Place {
+                generation: 0,
+                connection: None,
+            });
+            self.connections.len() as u32 - 1
+        });
+        ConnId {
+            index,
+            generation: self.connections[index as usize].generation,
+        }
+    }
+
+    /// The connection of that name, if it still is.
+    pub(super) fn connection(&mut self, id: ConnId) -> Option<&mut Connection> {
+        let place = self.connections.get_mut(id.index as usize)?;
+        let is_current = place.generation == id.generation;
+        let (_, connection) = place.connection.as_mut().filter(|_| is_current)?;
+        Some(connection)
+    }
+
+    /// Takes care of what the programs did.
+    pub(super) fn attend(&mut self, kicked: &Kicked, now: Instant) {
+        kicked.take(|id| self.dirty.push(id));
+        self.pump_all(now);
+    }
+
+    /// Takes what came from the wire. Returns how many completions there were.
+    pub(super) fn poll(&mut self, now: Instant) -> usize {
+        let mut count = 0;
+        for place in 0..self.ports.len() {
+            let port = Arc::clone(&self.ports[place].port);
+            count += port.poll(&mut |completion| self.complete(place, completion, now));
+        }
+        if count > 0 {
+            self.pump_all(now);
+        }
+        count
+    }
+
+    fn complete(&mut self, place: usize, completion: Completion<'_>, now: Instant) {
+        let (Completion::Sent { link, .. }
+        | Completion::Received { link, .. }
+        | Completion::Failed { link, .. }) = &completion;
+        let Some(&id) = self.ports[place].links.get(link) else {
+            return;
+        };
+        match completion {
+            Completion::Sent { id: post, .. } => self.sent(id, post),
+            Completion::Received { message, .. } => self.received(id, message, now),
+            Completion::Failed { error, .. } => self.link_failed(id, error),
+        }
+    }
+
+    /// Everything posted on the group's link up to `post` is completed.
+    fn sent(&mut self, group: u32, post: u64) {
+        let Some(group) = self.groups.get_mut(&group) else {
+            return;
+        };
+        while let Some((conn, up_to)) = group.posts.completed(post) {
+            let place = conn.and_then(|id| {
+                let place = self.connections.get_mut(id.index as usize)?;
+                (place.generation == id.generation).then_some((id, place))
+            });
+            if let Some((id, place)) = place
+                && let Some((_, connection)) = &mut place.connection
+            {
+                connection.completed(Posted { up_to });
+                self.dirty.push(id);
+            }
+        }
+        // There is room on the link again.
+        self.dirty.append(&mut group.blocked);
+    }
+
+    fn received(&mut self, group: u32, message: &[u8], now: Instant) {
+        if message.first() == Some(&crate::cdc::TYPE) {
+            match Cdc::parse(message) {
+                Ok(cdc) => self.cdc(group, cdc),
+                Err(error) => self.dropped(group, &error),
+            }
+        } else if let Some(group) = self.groups.get_mut(&group) {
+            group.received_llc(message, now);
+            self.after_llc(group.id);
+        }
+    }
+
+    fn dropped(&mut self, group: u32, error: &dyn std::fmt::Display) {
+        log::debug!("group {group}: dropped a message: {error}");
+        PUBLISHER.fallback(Reason::LlcInvalid);
+    }
+
+    fn cdc(&mut self, group_id: u32, cdc: Cdc) {
+        let Some(group) = self.groups.get_mut(&group_id) else {
+            return;
+        };
+        let id = match group.tokens.get_mut(&cdc.token()) {
+            Some(Target::Live(id)) => *id,
+            Some(early @ Target::Early(_)) => return early.keep(cdc),
+            None => return self.dropped(group_id, &"no connection has its token"),
+        };
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        // With one link a group nothing moves to another one: what a validation is about has
+        // been seen.
+        if let Cdc::Message(message) = cdc
+            && let Err(reason) = connection.receive(message)
+        {
+            log::debug!("group {group_id}: connection aborted: {reason}");
+            PUBLISHER.fallback(reason);
+            connection.abort();
+        }
+        self.dirty.push(id);
+    }
+
+    fn link_failed(&mut self, group: u32, error: LinkError) {
+        log::debug!("group {group}: link failed: {error:?}");
+        let errno = match error {
+            LinkError::Unreachable => Errno::TIMEDOUT,
+            LinkError::Refused | LinkError::Local | LinkError::Flushed => Errno::CONNRESET,
+        };
+        self.end_group(group, errno, Reason::LinkLost);
+    }
+
+    /// The group is over, and all its connections with it.
+    pub(super) fn end_group(&mut self, id: u32, errno: Errno, reason: Reason) {
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        if !group.end() {
+            return;
+        }
+        self.news.push(News::Ended(id, reason));
+        for index in 0..self.connections.len() {
+            let place = &mut self.connections[index];
+            if let Some((of, connection)) = &mut place.connection
+                && *of == id
+            {
+                connection.fail(errno);
+                self.dirty.push(ConnId {
+                    index: index as u32,
+                    generation: place.generation,
+                });
+            }
+        }
+    }
+
+    /// Pumps every connection that something happened to, and forgets those that are over.
+    fn pump_all(&mut self, now: Instant) {
+        while let Some(id) = self.dirty.pop() {
+            let Some(place) = self.connections.get_mut(id.index as usize) else {
+                continue;
+            };
+            let Some((group_id, connection)) = &mut place.connection else {
+                continue;
+            };
+            if place.generation != id.generation {
+                continue;
+            }
+            let group_id = *group_id;
+            let Some(group) = self.groups.get_mut(&group_id) else {
+                continue;
+            };
+            let pumped = match group.sending() {
+                Some((link, posts)) => {
+                    connection.pump(link, now, &mut |posted| posts.push(Some(id), posted.up_to))
+                }
+                None => connection.idle(now),
+            };
+            match pumped {
+                Ok(Pumped::Idle) => {}
+                Ok(Pumped::NoRoom) => group.blocked.push(id),
+                Err(errno) => {
+                    log::debug!("group {group_id}: post failed: {errno}");
+                    self.end_group(group_id, Errno::CONNRESET, Reason::LinkLost);
+                }
+            }
+            self.reap(id, now);
+        }
+    }
+
+    /// Frees what a connection held, if both ends are done with it.
+    fn reap(&mut self, id: ConnId, now: Instant) {
+        let place = &mut self.connections[id.index as usize];
+        let over = place.connection.take_if(|(_, c)| c.is_over());
+        let Some((group_id, connection)) = over else {
+            return;
+        };
+        place.generation = place.generation.wrapping_add(1);
+        self.free.push(id.index);
+        connection.app().arena().give_back(connection.app());
+        if let Some(group) = self.groups.get_mut(&group_id) {
+            group.tokens.remove(&connection.token);
+            group.rmbs.give_back(&connection.rmbe);
+            self.ports[group.port]
+                .send_buffers
+                .give_back(&connection.send_buffer);
+            if group.tokens.is_empty() {
+                group.became_idle(now);
+            }
+        }
+    }
+
+    /// Deadlines: connections that close, groups that are idle or wait for an answer.
+    pub(super) fn timeouts(&mut self, now: Instant) {
+        for index in 0..self.connections.len() {
+            let place = &mut self.connections[index];
+            if let Some((_, connection)) = &mut place.connection
+                && connection.timed_out(now)
+            {
+                self.dirty.push(ConnId {
+                    index: index as u32,
+                    generation: place.generation,
+                });
+            }
+        }
+        let ids: Vec<u32> = self.groups.keys().copied().collect();
+        for id in ids {
+            if let Some(group) = self.groups.get_mut(&id) {
+                group.timeout(now);
+                self.after_llc(id);
+            }
+        }
+        self.pump_all(now);
+        self.forget_groups();
+    }
+
+    /// The next deadline.
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        let connections = self.connections.iter();
+        let of_connections = connections.filter_map(|place| place.connection.as_ref()?.1.deadline);
+        let of_groups = self.groups.values().filter_map(Group::next_timeout);
+        of_connections.chain(of_groups).min()
+    }
+
+    /// Groups that ended and have no connection any more.
+    fn forget_groups(&mut self) {
+        let Self { groups, ports, .. } = self;
+        groups.retain(|_, group| {
+            let over = group.is_over();
+            if over {
+                ports[group.port].links.retain(|_, id| *id != group.id);
+            }
+            !over
+        });
+    }
+
+    /// What the LLC machine of a group wants done.
+    pub(super) fn after_llc(&mut self, id: u32) {
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        if let Some((errno, reason)) = group.run_llc(&mut self.news) {
+            self.end_group(id, errno, reason);
+        }
+    }
+
+    /// Events of the ports.
+    pub(super) fn port_events(&mut self) {
+        for place in 0..self.ports.len() {
+            let port = Arc::clone(&self.ports[place].port);
+            while let Some(event) = port.event() {
+                log::debug!("{}: {event:?}", port.name());
+                let of: Vec<u32> = match event {
+                    PortEvent::Up => continue,
+                    PortEvent::LinkFailed(link) => {
+                        self.ports[place].links.get(&link).copied().into_iter().collect()
+                    }
+                    PortEvent::Down | PortEvent::Gone => {
+                        self.ports[place].links.values().copied().collect()
+                    }
+                };
+                for group in of {
+                    self.end_group(group, Errno::CONNRESET, Reason::LinkLost);
+                }
+            }
+        }
+    }
+
+    /// Whether a link group still has work for the thread.
+    pub(super) fn is_idle(&self) -> bool {
+        self.groups.is_empty()
+    }
+}
+
+fn memory(errno: Errno) -> Reason {
+    log::debug!("memory for RDMA: {errno}");
+    Reason::Memory
+}
