@@ -113,7 +113,7 @@ impl LinkPhase {
             channel.refuse(reason);
             return Next::Tcp;
         }
-        if !committed && reason != Reason::LinkTimeout {
+        if !committed && reason != Reason::LinkTimeout && channel.inbox.is_empty() {
             self.decline(reason, channel, now);
             return Next::Stay;
         }
@@ -137,7 +137,8 @@ impl LinkPhase {
                 return Next::Tcp;
             }
         };
-        if committed {
+        // With half a Decline taken out of the stream there is no telling what follows.
+        if committed || !channel.inbox.is_empty() {
             return Next::Fail(HandshakeError::Link(reason));
         }
         if channel.outbox.is_some() {

@@ -290,7 +290,7 @@ pub(super) struct Channel<F: Fabric> {
     pub(super) timeouts: Timeouts,
     /// The layout of the peer's first message, and of a Decline of ours; 1 before it came.
     pub(super) version: Version,
-    inbox: Inbox,
+    pub(super) inbox: Inbox,
     pub(super) outbox: Option<Vec<u8>>,
     pub(super) events: VecDeque<Event<F>>,
     pub(super) deadline: Option<Instant>,
