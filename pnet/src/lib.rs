@@ -20,9 +20,14 @@
 mod error;
 mod file;
 mod names;
+mod rawfs;
+pub mod resolve;
 mod table;
 #[cfg(test)]
 mod tests;
+
+/// Where the table is if the configuration does not say otherwise.
+pub const DEFAULT_TABLE: &str = "/etc/smcr-pnet.conf";
 
 pub use error::{Problem, TableError};
 pub use names::{Device, PnetId, RocePort};

@@ -11,6 +11,7 @@
 //! handshake_timeout_ms = 2000 # how long a peer may take for a CLC message, 10..=60000
 //! users = same                # peers on this host: of the same user, or any
 //! default = smc               # when no rule matches: smc or tcp
+//! pnet_table = /etc/smcr-pnet.conf # which RoCE ports serve which network interfaces
 //!
 //! # The first rule that matches decides. A rule matches if all its conditions do; a condition
 //! # does if one of its values does.
@@ -47,6 +48,9 @@ use crate::rawfs;
 /// The file that is read when `$SMCR_CONFIG` does not name another.
 pub const DEFAULT_PATH: &str = "/etc/smcr.conf";
 
+/// Where the PNET table is if `pnet_table` does not name another file.
+pub const DEFAULT_PNET_TABLE: &str = "/etc/smcr-pnet.conf";
+
 /// Longest file that is read, in bytes.
 const MAX_FILE: usize = 1 << 20;
 
@@ -61,6 +65,7 @@ pub struct Config {
     handshake_timeout_ms: u32,
     users: Users,
     default: Verdict,
+    pnet_table: PathBuf,
     rules: Vec<Rule>,
 }
 
@@ -93,6 +98,7 @@ impl Default for Config {
             handshake_timeout_ms: 2000,
             users: Users::Same,
             default: Verdict::Smc,
+            pnet_table: DEFAULT_PNET_TABLE.into(),
             rules: Vec::new(),
         }
     }
@@ -214,6 +220,11 @@ impl Config {
         self.users == Users::Any
     }
 
+    /// The file with the PNET table: an absolute path. It need not exist.
+    pub fn pnet_table(&self) -> &Path {
+        &self.pnet_table
+    }
+
     fn load_from(
         env: Environment,
         default_path: &str,
@@ -269,6 +280,7 @@ impl fmt::Display for Config {
         writeln!(f, "handshake_timeout_ms = {}", self.handshake_timeout_ms)?;
         writeln!(f, "users = {}", self.users.name())?;
         writeln!(f, "default = {}", self.default.name())?;
+        writeln!(f, "pnet_table = {}", self.pnet_table.display())?;
         self.rules.iter().try_for_each(|rule| writeln!(f, "{rule}"))
     }
 }

@@ -1,6 +1,7 @@
 //! From text to [`Config`].
 
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use super::error::{ErrorKind, nearest};
 use super::rule::{Rule, VERDICTS, Verdict};
@@ -15,6 +16,7 @@ pub(super) const KEYS: &[&str] = &[
     "handshake_timeout_ms",
     "users",
     "default",
+    "pnet_table",
     "rule",
 ];
 
@@ -98,6 +100,7 @@ fn parse_line(
         }
         "users" => config.users = Users::ALL[parse_word(key, value, USERS)?],
         "default" => config.default = Verdict::ALL[parse_word(key, value, VERDICTS)?],
+        "pnet_table" => config.pnet_table = parse_path(key, value)?,
         // `rule = ...`
         _ => return Err(ErrorKind::NotASetting),
     }
@@ -144,6 +147,17 @@ pub(super) fn parse_word(
         valid,
         nearest: nearest(word, valid),
     })
+}
+
+/// The path of a file. Programs run in all directories, so a relative one would mean many files.
+fn parse_path(key: &'static str, value: &str) -> Result<PathBuf, ErrorKind> {
+    if !value.starts_with('/') || value.ends_with('/') || value.contains('\0') {
+        return Err(ErrorKind::NotAPath {
+            key,
+            value: value.to_owned(),
+        });
+    }
+    Ok(value.into())
 }
 
 /// A number in digits.

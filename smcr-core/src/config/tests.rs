@@ -36,7 +36,8 @@ fn nothing_means_the_defaults() {
 #[test]
 fn every_setting_is_read() {
     let text = "ring_size=1M # inline\nmax_connections =10\r\nmax_memory\t= 2g\nspin_us = 0\n\
-                handshake_timeout_ms = 10\n  users = any\ndefault = tcp";
+                handshake_timeout_ms = 10\n  users = any\ndefault = tcp\n\
+                pnet_table = /run/my nets # odd, but a name";
     let expected = Config {
         ring_size: 1 << 20,
         max_connections: 10,
@@ -45,6 +46,7 @@ fn every_setting_is_read() {
         handshake_timeout_ms: 10,
         users: Users::Any,
         default: Verdict::Tcp,
+        pnet_table: "/run/my nets".into(),
         ..Config::default()
     };
     let config = parse(text).unwrap();
