@@ -2,7 +2,8 @@
 //!
 //! A physical network has an id, the PNETID; network interfaces (netdevs) and ports of RoCE
 //! devices that are attached to the same physical network are listed under the same id. A
-//! connection whose route leaves through a netdev may use the RoCE ports of its id.
+//! connection whose route leaves through a netdev may use the RoCE ports of its id: [`resolve`]
+//! finds them, also where nothing is listed.
 //!
 //! The table is a text file, one device per line, `#` begins a comment:
 //!
@@ -25,9 +26,6 @@ pub mod resolve;
 mod table;
 #[cfg(test)]
 mod tests;
-
-/// Where the table is if the configuration does not say otherwise.
-pub const DEFAULT_TABLE: &str = "/etc/smcr-pnet.conf";
 
 pub use error::{Problem, TableError};
 pub use names::{Device, PnetId, RocePort};
