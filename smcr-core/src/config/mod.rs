@@ -11,10 +11,14 @@
 //! handshake_timeout_ms = 2000 # how long a peer may take for a CLC message, 10..=60000
 //! users = same                # peers on this host: of the same user, or any
 //! default = smc               # when no rule matches: smc or tcp
+<<<<<<< HEAD
 //! ueid = TEAM-A,TEAM-B        # SMC-R version 2: with peers that have one in common; none by default
 //! smcr_version = any          # SMC-R: 1, 2 or any
 //! smcr_release = 1            # SMC-R version 2: the highest release, 0 or 1
 //! max_group_connections = 255 # SMC-R: connections in a link group, 16..=255
+=======
+//! pnet_table = /etc/smcr-pnet.conf # which RoCE ports serve which network interfaces
+>>>>>>> pnet
 //!
 //! # The first rule that matches decides. A rule matches if all its conditions do; a condition
 //! # does if one of its values does.
@@ -54,6 +58,9 @@ use crate::rawfs;
 /// The file that is read when `$SMCR_CONFIG` does not name another.
 pub const DEFAULT_PATH: &str = "/etc/smcr.conf";
 
+/// Where the PNET table is if `pnet_table` does not name another file.
+pub const DEFAULT_PNET_TABLE: &str = "/etc/smcr-pnet.conf";
+
 /// Longest file that is read, in bytes.
 const MAX_FILE: usize = 1 << 20;
 
@@ -72,6 +79,7 @@ pub struct Config {
     smcr_release: u32,
     max_group_connections: u8,
     default: Verdict,
+    pnet_table: PathBuf,
     rules: Vec<Rule>,
 }
 
@@ -119,6 +127,7 @@ impl Default for Config {
             smcr_release: 1,
             max_group_connections: u8::MAX,
             default: Verdict::Smc,
+            pnet_table: DEFAULT_PNET_TABLE.into(),
             rules: Vec::new(),
         }
     }
@@ -240,6 +249,7 @@ impl Config {
         self.users == Users::Any
     }
 
+<<<<<<< HEAD
     /// The enterprise IDs, in the order of preference. SMC-R of version 2 is for peers that have one
     /// of them, too.
     pub fn ueids(&self) -> &Bounded<Eid, MAX_UEIDS> {
@@ -267,6 +277,11 @@ impl Config {
     /// Connections in a link group of SMC-R, 16..=255. The next one starts another group.
     pub fn max_group_connections(&self) -> u8 {
         self.max_group_connections
+=======
+    /// The file with the PNET table: an absolute path. It need not exist.
+    pub fn pnet_table(&self) -> &Path {
+        &self.pnet_table
+>>>>>>> pnet
     }
 
     fn load_from(
@@ -332,6 +347,7 @@ impl fmt::Display for Config {
         writeln!(f, "smcr_release = {}", self.smcr_release)?;
         writeln!(f, "max_group_connections = {}", self.max_group_connections)?;
         writeln!(f, "default = {}", self.default.name())?;
+        writeln!(f, "pnet_table = {}", self.pnet_table.display())?;
         self.rules.iter().try_for_each(|rule| writeln!(f, "{rule}"))
     }
 }
