@@ -11,14 +11,11 @@
 //! handshake_timeout_ms = 2000 # how long a peer may take for a CLC message, 10..=60000
 //! users = same                # peers on this host: of the same user, or any
 //! default = smc               # when no rule matches: smc or tcp
-<<<<<<< HEAD
 //! ueid = TEAM-A,TEAM-B        # SMC-R version 2: with peers that have one in common; none by default
 //! smcr_version = any          # SMC-R: 1, 2 or any
 //! smcr_release = 1            # SMC-R version 2: the highest release, 0 or 1
 //! max_group_connections = 255 # SMC-R: connections in a link group, 16..=255
-=======
 //! pnet_table = /etc/smcr-pnet.conf # which RoCE ports serve which network interfaces
->>>>>>> pnet
 //!
 //! # The first rule that matches decides. A rule matches if all its conditions do; a condition
 //! # does if one of its values does.
@@ -249,7 +246,6 @@ impl Config {
         self.users == Users::Any
     }
 
-<<<<<<< HEAD
     /// The enterprise IDs, in the order of preference. SMC-R of version 2 is for peers that have one
     /// of them, too.
     pub fn ueids(&self) -> &Bounded<Eid, MAX_UEIDS> {
@@ -277,11 +273,11 @@ impl Config {
     /// Connections in a link group of SMC-R, 16..=255. The next one starts another group.
     pub fn max_group_connections(&self) -> u8 {
         self.max_group_connections
-=======
+    }
+
     /// The file with the PNET table: an absolute path. It need not exist.
     pub fn pnet_table(&self) -> &Path {
         &self.pnet_table
->>>>>>> pnet
     }
 
     fn load_from(

@@ -167,7 +167,6 @@ pub(super) fn parse_word(
     })
 }
 
-<<<<<<< HEAD
 /// Enterprise IDs, separated by commas.
 fn parse_ueids(value: &str) -> Result<Bounded<Eid, MAX_UEIDS>, ErrorKind> {
     let mut eids: Vec<Eid> = Vec::new();
@@ -180,7 +179,8 @@ fn parse_ueids(value: &str) -> Result<Bounded<Eid, MAX_UEIDS>, ErrorKind> {
         eids.push(eid);
     }
     Bounded::new(eids).ok_or_else(|| ErrorKind::BadUeid(value.to_owned()))
-=======
+}
+
 /// The path of a file. Programs run in all directories, so a relative one would mean many files.
 fn parse_path(key: &'static str, value: &str) -> Result<PathBuf, ErrorKind> {
     if !value.starts_with('/') || value.ends_with('/') || value.contains('\0') {
@@ -190,7 +190,6 @@ fn parse_path(key: &'static str, value: &str) -> Result<PathBuf, ErrorKind> {
         });
     }
     Ok(value.into())
->>>>>>> pnet
 }
 
 /// A number in digits.
