@@ -179,6 +179,8 @@ fn parse_ueids(value: &str) -> Result<Bounded<Eid, MAX_UEIDS>, ErrorKind> {
         eids.push(eid);
     }
     Bounded::new(eids).ok_or_else(|| ErrorKind::BadUeid(value.to_owned()))
+}
+
 /// The path of a file. Programs run in all directories, so a relative one would mean many files.
 fn parse_path(key: &'static str, value: &str) -> Result<PathBuf, ErrorKind> {
     if !value.starts_with('/') || value.ends_with('/') || value.contains('\0') {
