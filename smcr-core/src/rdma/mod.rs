@@ -4,3 +4,4 @@
 //! simulation for tests.
 
 pub mod fabric;
+pub mod verbs;
