@@ -12,7 +12,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::io::Errno;
 
@@ -24,6 +24,7 @@ use crate::cdc::{
     CdcMessage, CdcSeq, ConnState, Cursor, CursorError, EyeCatcher, ProducerFlags, Window,
 };
 use crate::clc::{Rkey, RmbeSize, Token};
+use crate::close::{Actions, Close, CloseEvent, CloseTimeouts};
 use crate::conn::bell;
 use crate::conn::state;
 use crate::shm::{Local, LocalRef, Rx, Tx, flag};
@@ -33,10 +34,6 @@ const LONGEST_WRITE: usize = 128 << 10;
 
 /// Work requests that are left to LLC messages, whatever the connections want.
 const LLC_ROOM: usize = 8;
-
-/// How long a closed connection tries to get rid of its last bytes, and how long it waits for the
-/// peer's last word (RFC 7609 §4.8.1: every wait needs a timer).
-const CLOSE_WAIT: Duration = Duration::from_secs(60);
 
 /// The peer's RMBE, as its Accept or Confirm named it.
 #[derive(Debug, Clone, Copy)]
@@ -91,12 +88,16 @@ pub(super) struct Connection {
     pub(super) in_flight: u32,
     /// Something has to be told although there are no data.
     must_tell: bool,
-    /// When to give up waiting.
-    pub(super) deadline: Option<Instant>,
-    /// The program closed its end.
-    app_closed: bool,
-    /// Nothing more will be sent.
-    pub(super) broken: bool,
+    /// How it ends (RFC 7609 §4.8).
+    close: Close,
+    /// What the close machine wants said as soon as everything else is.
+    to_say: ConnState,
+    /// What the program's end said when it was last looked at.
+    heard: u32,
+    /// The link is gone: nothing can be sent any more.
+    broken: bool,
+    /// The close machine wants the memory back.
+    free: bool,
 }
 
 /// What a connection is made of.
@@ -127,7 +128,7 @@ pub(super) struct Posted {
 }
 
 impl Connection {
-    pub(super) fn new(shared: Arc<Shared>, parts: Parts) -> Option<Self> {
+    pub(super) fn new(shared: Arc<Shared>, parts: Parts, now: Instant) -> Option<Self> {
         let Parts {
             rmbe,
             send_buffer,
@@ -138,6 +139,8 @@ impl Connection {
         } = parts;
         let own_size = RmbeSize::holding(rmbe.rmb.geometry().rmbe_size as usize)?;
         let outbound = Rx::new(Arc::clone(&send_buffer.rmb), send_buffer.index);
+        let mut close = Close::new(CloseTimeouts::default());
+        close.handle(CloseEvent::Established, now);
         // The program's end calls; it rings only once another process has it, too.
         outbound.control().armed.store(0, Ordering::Relaxed);
         Some(Self {
@@ -164,19 +167,22 @@ impl Connection {
             urgent_told: 0,
             in_flight: 0,
             must_tell: false,
-            deadline: None,
-            app_closed: false,
+            close,
+            to_say: ConnState::NONE,
+            heard: 0,
             broken: false,
+            free: false,
         })
     }
 
-    /// Both ends said their last word, and the memory is nobody's.
+    /// Both ends said their last word, the program let go, and the memory is nobody's.
     pub(super) fn is_over(&self) -> bool {
-        let over = ConnState::CLOSED | ConnState::ABORTED;
-        self.app_closed
-            && self.in_flight == 0
-            && (self.broken
-                || self.in_state.intersects(over) && self.out_state.intersects(over))
+        self.free && self.in_flight == 0 && self.heard & flag::RELEASED != 0
+    }
+
+    /// When [`Self::timed_out`] has to be called.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.close.poll_timeout()
     }
 }
 
@@ -229,8 +235,9 @@ impl Connection {
             if next.flags.contains(ProducerFlags::URGENT_PRESENT) {
                 self.urgent_told = up_to;
             }
-            if next.state.intersects(ConnState::CLOSED | ConnState::ABORTED) {
-                self.deadline = Some(now + CLOSE_WAIT);
+            if self.to_say != ConnState::NONE && self.out_state.contains(self.to_say) {
+                self.to_say = ConnState::NONE;
+                self.happened(CloseEvent::Sent, now);
             }
         }
     }
@@ -248,17 +255,15 @@ impl Connection {
             is_last: true,
         };
         let control = self.outbound.control();
-        let said = control.tx_flags.load(Ordering::Acquire);
         let Ok(undelivered) = self.outbound.available(&self.own) else {
             // Only a bug, or a program that writes where it should not, does that.
-            self.fail(Errno::CONNRESET);
+            self.shut(Errno::CONNRESET);
             return None;
         };
         let produced = self.own.cons.load(Ordering::Relaxed) + undelivered as u64;
-        let aborted = said & flag::ABORT != 0 || self.in_state.contains(ConnState::ABORTED);
-        if aborted {
-            // What was not sent is thrown away (RFC 7609 §4.8.2).
-            next.state = next.state | ConnState::ABORTED;
+        if self.to_say.contains(ConnState::ABORTED) {
+            // At once: what was not sent is thrown away (RFC 7609 §4.8.2).
+            next.state = next.state | self.to_say;
             return Some(next);
         }
         let waiting = (produced - self.sent) as usize;
@@ -283,11 +288,7 @@ impl Connection {
         next.len = len;
         next.is_last = waiting == len || window as usize == len;
         if waiting == 0 {
-            if said & flag::CLOSED != 0 {
-                next.state = next.state | ConnState::CLOSED;
-            } else if said & flag::SENDING_DONE != 0 {
-                next.state = next.state | ConnState::DONE_WRITING;
-            }
+            next.state = next.state | self.to_say;
         }
         let needed = next.len > 0
             || next.state != self.out_state
@@ -355,10 +356,56 @@ impl Connection {
     /// Takes note of what the program's end did besides reading and writing.
     fn see_program(&mut self, now: Instant) {
         let said = self.outbound.control().tx_flags.load(Ordering::Acquire);
-        if said & flag::RELEASED != 0 && !self.app_closed {
-            self.app_closed = true;
-            self.deadline = Some(now + CLOSE_WAIT);
+        let new = said & !self.heard;
+        if new == 0 {
+            return;
         }
+        self.heard = said;
+        if new & flag::ABORT != 0 {
+            // Unread data, or SO_LINGER with time 0: a reset in both cases.
+            self.happened(CloseEvent::CloseUnread, now);
+        } else if new & flag::CLOSED != 0 {
+            self.happened(CloseEvent::Close, now);
+        } else if new & flag::SENDING_DONE != 0 {
+            self.happened(CloseEvent::ShutdownWrite, now);
+        }
+    }
+
+    /// Has the close machine decide what an event means, and does it.
+    fn happened(&mut self, event: CloseEvent, now: Instant) {
+        let actions = self.close.handle(event, now);
+        self.act(actions);
+        // An abort that cannot be said any more needs no waiting for it.
+        if actions.has(Actions::SEND_ABORTED) && (self.broken || self.said_last_word()) {
+            self.to_say = ConnState::NONE;
+            self.happened(CloseEvent::Sent, now);
+        }
+    }
+
+    fn act(&mut self, actions: Actions) {
+        if actions.has(Actions::SEND_DONE) {
+            self.to_say = self.to_say | ConnState::DONE_WRITING;
+        }
+        if actions.has(Actions::SEND_CLOSED) {
+            self.to_say = self.to_say | ConnState::CLOSED;
+        }
+        if actions.has(Actions::SEND_ABORTED) {
+            self.to_say = ConnState::ABORTED;
+        }
+        if actions.has(Actions::FAIL_RESET) {
+            self.shut(Errno::CONNRESET);
+        }
+        if actions.has(Actions::FAIL_ABORTED) {
+            self.shut(Errno::CONNABORTED);
+        }
+        if actions.has(Actions::FREE) || actions.has(Actions::FREE_UNCONFIRMED) {
+            self.free = true;
+        }
+    }
+
+    fn said_last_word(&self) -> bool {
+        self.out_state
+            .intersects(ConnState::CLOSED | ConnState::ABORTED)
     }
 
     /// A message that was posted is completed: the memory of its data can be used again.
@@ -380,7 +427,7 @@ impl Connection {
     ///
     /// # Errors
     /// The peer says what cannot be: the connection is aborted.
-    pub(super) fn receive(&mut self, message: CdcMessage) -> Result<(), Reason> {
+    pub(super) fn receive(&mut self, message: CdcMessage, now: Instant) -> Result<(), Reason> {
         let last_word = ConnState::CLOSED | ConnState::ABORTED;
         if message.seq.is_older_than(self.seq_in) || self.in_state.intersects(last_word) {
             return Ok(());
@@ -397,6 +444,7 @@ impl Connection {
             .out_window
             .advance(self.peer_cons, self.sent, message.consumer);
         self.peer_cons = position(consumed, self.peer_cons)?;
+        self.close.restart_timer(now);
         self.in_flags = message.flags;
         self.shared.eager.store(
             message.flags.intersects(
@@ -419,6 +467,10 @@ impl Connection {
             self.in_state = self.in_state | message.state;
             self.tell_program_of_end(added);
             ring = true;
+            let unsent = self.undelivered() > 0;
+            if let Some(event) = CloseEvent::of_peer(added, unsent) {
+                self.happened(event, now);
+            }
         }
         if ring {
             self.ring();
@@ -445,29 +497,50 @@ impl Connection {
         let _ = bell::ring(self.end.as_fd(), self.inbound.control());
     }
 
-    /// The connection is dead: the program's end finds `errno`, and nothing is sent any more.
-    pub(super) fn fail(&mut self, errno: Errno) {
-        if self.broken {
-            return;
-        }
-        self.broken = true;
-        self.in_flight = 0;
+    /// Bytes that the program wrote and the peer is not known to have.
+    fn undelivered(&self) -> usize {
+        self.outbound.available(&self.own).unwrap_or(0)
+    }
+
+    /// The program's end finds `errno`, behind what it may still read.
+    fn shut(&self, errno: Errno) {
         let last_word = ConnState::CLOSED | ConnState::ABORTED;
         if !self.in_state.intersects(last_word) {
             state::reset(&self.app, errno);
             self.tell_program_of_end(ConnState::ABORTED);
-            self.ring();
+        }
+        self.ring();
+    }
+
+    /// The link is gone, which the program's end finds as `errno`.
+    pub(super) fn link_lost(&mut self, errno: Errno, now: Instant) {
+        if !std::mem::replace(&mut self.broken, true) {
+            self.in_flight = 0;
+            self.shut(errno);
+            self.happened(CloseEvent::LinkLost, now);
         }
     }
 
-    /// A wait was too long. True if the connection is to be forgotten.
+    /// The peer does not keep to the protocol.
+    pub(super) fn abort(&mut self, now: Instant) {
+        self.shut(Errno::CONNRESET);
+        self.happened(CloseEvent::Abort, now);
+    }
+
+    /// The time is looked at. True if something came of it.
     pub(super) fn timed_out(&mut self, now: Instant) -> bool {
-        let due = self.deadline.is_some_and(|at| at <= now);
+        let due = self.close.poll_timeout().is_some_and(|at| at <= now);
         if due {
-            self.deadline = None;
-            self.fail(Errno::TIMEDOUT);
+            let actions = self.close.handle_timeout(now);
+            self.act(actions);
         }
         due
+    }
+
+    /// Without a link there is nothing to send, but the program may have let go.
+    pub(super) fn idle(&mut self, now: Instant) -> Result<Pumped, Errno> {
+        self.see_program(now);
+        Ok(Pumped::Idle)
     }
 
     /// The program's end is gone without a word: its last holder was killed. Ends the connection

@@ -169,7 +169,7 @@ impl State {
             peer,
             token,
         };
-        let connection = Connection::new(Arc::clone(&shared), parts).ok_or(Reason::Internal)?;
+        let connection = Connection::new(Arc::clone(&shared), parts, now).ok_or(Reason::Internal)?;
         let early = group.tokens.insert(token, Target::Live(id));
         self.connections[id.index as usize].connection = Some((group_id, connection));
         if let Some(Target::Early(messages)) = early {
@@ -290,11 +290,11 @@ impl State {
         // With one link a group nothing moves to another one: what a validation is about has
         // been seen.
         if let Cdc::Message(message) = cdc
-            && let Err(reason) = connection.receive(message)
+            && let Err(reason) = connection.receive(message, now)
         {
             log::debug!("group {group_id}: connection aborted: {reason}");
             PUBLISHER.fallback(reason);
-            connection.abort();
+            connection.abort(now);
         }
         self.dirty.push(id);
     }
@@ -322,7 +322,7 @@ impl State {
             if let Some((of, connection)) = &mut place.connection
                 && *of == id
             {
-                connection.fail(errno);
+                connection.link_lost(errno, now);
                 self.dirty.push(ConnId {
                     index: index as u32,
                     generation: place.generation,
@@ -414,7 +414,7 @@ impl State {
     /// The next deadline.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let connections = self.connections.iter();
-        let of_connections = connections.filter_map(|place| place.connection.as_ref()?.1.deadline);
+        let of_connections = connections.filter_map(|place| place.connection.as_ref()?.1.deadline());
         let of_groups = self.groups.values().filter_map(Group::next_timeout);
         of_connections.chain(of_groups).min()
     }
