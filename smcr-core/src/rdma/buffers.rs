@@ -37,8 +37,22 @@ struct Buffer {
     rmb: Arc<Rmb>,
     /// Which elements are in use: bit i for element i.
     used: u64,
-    /// The peer knows the key: from Accept or Confirm, or by CONFIRM RKEY.
-    known: bool,
+    known: Known,
+}
+
+/// Whether the peer knows a buffer's key: from Accept or Confirm, or by CONFIRM RKEY.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Known {
+    No,
+    /// It was told, and did not answer yet.
+    Asked,
+    Yes,
+}
+
+impl Buffer {
+    fn count(&self) -> u8 {
+        self.rmb.geometry().count
+    }
 }
 
 /// One element in use. To be given back.
@@ -51,14 +65,14 @@ pub(super) struct Element {
     pub(super) rkey: Rkey,
     /// The address of the RMB (not of the element) as the peer has to use it.
     pub(super) address: u64,
-    /// Whether the peer knows the RMB already.
-    pub(super) known: bool,
+    /// The number of the buffer in its pool.
+    pub(super) buffer: u32,
 }
 
 impl Element {
     /// The index as CLC messages have it, from 1.
     pub(super) fn clc_index(&self) -> RmbeIndex {
-        RmbeIndex::new(self.index + 1).unwrap_or(RmbeIndex::FIRST)
+        RmbeIndex(std::num::NonZeroU8::MIN.saturating_add(self.index))
     }
 }
 
@@ -72,11 +86,6 @@ impl Buffers {
         }
     }
 
-    /// Bytes of each element.
-    pub(super) fn element_size(&self) -> u32 {
-        self.element_size
-    }
-
     /// Takes an element, with its cursors at their first values, in a buffer that the peer knows
     /// if possible.
     ///
@@ -84,13 +93,16 @@ impl Buffers {
     /// `ENOMEM` and the like: the memory could not be had or registered; `ENOSPC`: the group has
     /// as many buffers as it may.
     pub(super) fn take(&mut self) -> Result<Element, Errno> {
-        let free = |buffer: &&mut Buffer| buffer.used != full(buffer.rmb.geometry().count);
-        let mut found = self.buffers.iter_mut().filter(free).max_by_key(|b| b.known);
-        if found.is_none() {
-            self.grow()?;
-            found = self.buffers.last_mut();
-        }
-        let buffer = found.ok_or(Errno::NOMEM)?;
+        let free = |(_, buffer): &(usize, &Buffer)| buffer.used != full(buffer.count());
+        let all = self.buffers.iter().enumerate().filter(free);
+        let number = match all.max_by_key(|(_, buffer)| buffer.known) {
+            Some((number, _)) => number,
+            None => {
+                self.grow()?;
+                self.buffers.len() - 1
+            }
+        };
+        let buffer = &mut self.buffers[number];
         let index = buffer.used.trailing_ones() as u8;
         buffer.used |= 1 << index;
         buffer.rmb.reset(index);
@@ -100,28 +112,32 @@ impl Buffers {
             lkey: buffer.region.lkey(),
             rkey: buffer.region.rkey(),
             address: buffer.region.address(),
-            known: buffer.known,
+            buffer: number as u32,
         })
     }
 
-    /// Returns an element that neither end uses any more. What lies in it is nobody's business
-    /// any more either.
+    /// Returns an element that neither end uses any more.
     pub(super) fn give_back(&mut self, element: &Element) {
-        if let Some(buffer) = self.of(element) {
-            buffer.used &= !(1 << element.index);
-        }
+        self.buffers[element.buffer as usize].used &= !(1 << element.index);
     }
 
-    /// The peer knows the RMB of this element now.
-    pub(super) fn set_known(&mut self, element: &Element) {
-        if let Some(buffer) = self.of(element) {
-            buffer.known = true;
-        }
+    /// Whether the peer knows the element's RMB.
+    pub(super) fn is_known(&self, element: &Element) -> bool {
+        self.buffers[element.buffer as usize].known == Known::Yes
     }
 
-    fn of(&mut self, element: &Element) -> Option<&mut Buffer> {
-        let is = |buffer: &&mut Buffer| Arc::ptr_eq(&buffer.rmb, &element.rmb);
-        self.buffers.iter_mut().find(is)
+    /// The peer is about to be told of the element's RMB. False if it was told and has only to
+    /// answer.
+    pub(super) fn start_telling(&mut self, element: &Element) -> bool {
+        let known = &mut self.buffers[element.buffer as usize].known;
+        std::mem::replace(known, Known::Asked) == Known::No
+    }
+
+    /// What came of telling the peer of the RMB of that number.
+    pub(super) fn told(&mut self, buffer: u32, known: bool) {
+        if let Some(buffer) = self.buffers.get_mut(buffer as usize) {
+            buffer.known = if known { Known::Yes } else { Known::No };
+        }
     }
 
     fn grow(&mut self) -> Result<(), Errno> {
@@ -142,7 +158,7 @@ impl Buffers {
             region,
             rmb,
             used: 0,
-            known: false,
+            known: Known::No,
         });
         Ok(())
     }

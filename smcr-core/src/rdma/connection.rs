@@ -467,7 +467,7 @@ impl Connection {
             self.in_state = self.in_state | message.state;
             self.tell_program_of_end(added);
             ring = true;
-            let unsent = self.undelivered() > 0;
+            let unsent = self.produced() > self.peer_cons;
             if let Some(event) = CloseEvent::of_peer(added, unsent) {
                 self.happened(event, now);
             }
@@ -497,9 +497,10 @@ impl Connection {
         let _ = bell::ring(self.end.as_fd(), self.inbound.control());
     }
 
-    /// Bytes that the program wrote and the peer is not known to have.
-    fn undelivered(&self) -> usize {
-        self.outbound.available(&self.own).unwrap_or(0)
+    /// How far the program has written.
+    fn produced(&self) -> u64 {
+        let undelivered = self.outbound.available(&self.own).unwrap_or(0);
+        self.own.cons.load(Ordering::Relaxed) + undelivered as u64
     }
 
     /// The program's end finds `errno`, behind what it may still read.

@@ -10,21 +10,22 @@ use rustix::io::Errno;
 
 use super::buffers::{Buffers, Element};
 use super::connection::{Connection, Parts, PeerElement, Posted, Pumped};
-use super::fabric::{Access, Completion, LinkError, LinkId, Port, PortEvent};
-use super::group::{Group, GroupKey, Target};
+use super::fabric::{
+    Access, Completion, LinkAddress, LinkError, LinkId, LocalGid, Port, PortEvent,
+};
+use super::group::{Group, GroupKey, Target, receive_size};
 use super::handle::{ConnId, Kicked, Shared};
 use crate::Reason;
 use crate::cdc::Cdc;
-use crate::clc::Token;
+use crate::clc::{Psn, QpNumber, Rkey, RmbeIndex, RmbeSize, Token};
 use crate::engine::PUBLISHER;
-use crate::shm::LocalRef;
-
-/// The most connections of one link group (RFC 7609 leaves it to the peers; Linux takes 255).
-pub(super) const MOST_CONNECTIONS: usize = 255;
+use crate::handshake::rdma::Settled;
+use crate::shm::{LocalRef, Rx, Tx};
+use crate::stat::Counter;
 
 /// See the module's description.
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(crate) struct State {
     pub(super) ports: Vec<OpenPort>,
     pub(super) groups: HashMap<u32, Group>,
     next_group: u32,
@@ -53,27 +54,61 @@ struct Place {
 
 /// Something that a handshake waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum News {
-    /// The first link of the group is confirmed by both ends.
+pub(crate) enum News {
+    /// Our CONFIRM LINK, or the response to it, arrived.
+    ConfirmLinkSent(u32),
+    /// First contact of the group is over: its link works.
     Ready(u32),
-    /// The peer knows (or refuses) a new RMB.
-    RkeyAnswered(u32, bool),
+    /// The peer knows (or refuses) the RMB of that number.
+    RkeyAnswered(u32, u32, bool),
     /// The group is gone.
     Ended(u32, Reason),
 }
 
 /// What a connection needs of our side before the peer is told.
 #[derive(Debug)]
-pub(super) struct Prepared {
-    pub(super) group: u32,
+pub(crate) struct Prepared {
+    pub(crate) group: u32,
     pub(super) rmbe: Element,
     pub(super) send_buffer: Element,
-    pub(super) token: Token,
+    pub(crate) token: Token,
+}
+
+impl Prepared {
+    /// The number of our RMB.
+    pub(crate) fn rmb(&self) -> u32 {
+        self.rmbe.buffer
+    }
+
+    /// Our RMBE as CLC messages have it: key and address of the RMB, index, size.
+    pub(crate) fn rmbe(&self) -> (Rkey, u64, RmbeIndex, Option<RmbeSize>) {
+        let size = self.rmbe.rmb.geometry().rmbe_size as usize;
+        (
+            self.rmbe.rkey,
+            self.rmbe.address,
+            self.rmbe.clc_index(),
+            RmbeSize::holding(size),
+        )
+    }
+
+    /// The rings from the program's side: for sending, for receiving.
+    pub(crate) fn rings(&self) -> (Tx, Rx) {
+        let Element { rmb, index, .. } = &self.send_buffer;
+        let tx = Tx::new(Arc::clone(rmb), *index);
+        let Element { rmb, index, .. } = &self.rmbe;
+        (tx, Rx::new(Arc::clone(rmb), *index))
+    }
+
+    /// Makes `bytes` the first content of the send buffer.
+    pub(crate) fn preload(&self, bytes: &[u8]) {
+        let Element { rmb, index, .. } = &self.send_buffer;
+        Rx::new(Arc::clone(rmb), *index).preload(0, bytes);
+    }
 }
 
 impl State {
     /// The port's place, opened now if it was not yet.
-    pub(super) fn add_port(&mut self, port: Arc<dyn Port>, element_size: u32) -> usize {
+    fn add_port(&mut self, port: Arc<dyn Port>, element_size: u32) -> usize {
         let is = |open: &OpenPort| open.port.name() == port.name();
         if let Some(place) = self.ports.iter().position(is) {
             return place;
@@ -88,30 +123,106 @@ impl State {
     }
 
     /// A new link group, whose link is in INIT.
-    pub(super) fn add_group(
+    ///
+    /// # Errors
+    /// The queue pair cannot be made.
+    pub(crate) fn start_group(
         &mut self,
-        make: impl FnOnce(u32) -> Result<Group, Errno>,
-    ) -> Result<u32, Errno> {
+        port: &Arc<dyn Port>,
+        gid: LocalGid,
+        key: GroupKey,
+        settled: &Settled,
+        element_size: u32,
+    ) -> Result<u32, Reason> {
+        let failed = |errno| {
+            log::debug!("{}: no link: {errno}", port.name());
+            Reason::LinkFailed
+        };
+        let mut random = [0u8; 8];
+        let flags = rustix::rand::GetRandomFlags::empty();
+        rustix::rand::getrandom(&mut random, flags).map_err(failed)?;
+        let [p0, p1, p2, _, token @ ..] = random;
+        let psn = Psn::new(u32::from_be_bytes([0, p0, p1, p2])).unwrap_or_default();
+        let place = self.add_port(Arc::clone(port), element_size);
+        let size = receive_size(settled.version);
+        let link = Arc::clone(port).link(gid, psn, size).map_err(failed)?;
+        let rmbs = Buffers::new(Arc::clone(port), Access::RemoteWrite, element_size);
         self.next_group += 1;
         let id = self.next_group;
-        let group = make(id)?;
-        self.ports[group.port].links.insert(group.link_id(), id);
+        let token = u32::from_ne_bytes(token);
+        let group = Group::new(id, place, key, *settled, link, rmbs, token);
+        self.ports[place].links.insert(group.link_id(), id);
         self.groups.insert(id, group);
-        PUBLISHER.count(crate::stat::Counter::LinkGroups);
+        PUBLISHER.count(Counter::LinkGroups);
         Ok(id)
     }
 
     /// A group with this peer that has room for one more connection.
-    pub(super) fn group_for(&self, key: &GroupKey) -> Option<u32> {
+    pub(crate) fn group_for(&self, key: &GroupKey) -> Option<u32> {
         let fits = |group: &&Group| group.is_ready() && group.serves(key) && group.has_room();
         self.groups.values().find(fits).map(|group| group.id)
+    }
+
+    /// The group with this peer whose link ends at its queue pair `qpn`.
+    pub(crate) fn group_with(&self, key: &GroupKey, qpn: QpNumber) -> Option<u32> {
+        let is = |g: &&Group| g.is_ready() && g.serves(key) && g.is_linked_to(qpn) && g.has_room();
+        self.groups.values().find(is).map(|group| group.id)
+    }
+
+    /// Whether a first contact with this peer is under way.
+    pub(crate) fn is_starting(&self, key: &GroupKey) -> bool {
+        let mut groups = self.groups.values();
+        groups.any(|group| group.is_starting() && group.serves(key))
+    }
+
+    /// Our end of a group's link.
+    pub(crate) fn link_address(&self, group: u32) -> Option<LinkAddress> {
+        self.groups.get(&group)?.address()
+    }
+
+    /// First contact: connects the group's link, and begins the LLC exchange.
+    ///
+    /// # Errors
+    /// [`Reason::NoRoute`]: the peer's end cannot be reached.
+    pub(crate) fn connect(
+        &mut self,
+        id: u32,
+        peer: &LinkAddress,
+        now: Instant,
+    ) -> Result<(), Reason> {
+        let group = self.groups.get_mut(&id).ok_or(Reason::LinkFailed)?;
+        group.connect(peer, now).map_err(|errno| {
+            log::debug!("group {id}: link cannot be connected: {errno}");
+            Reason::NoRoute
+        })?;
+        self.after_llc(id, now);
+        Ok(())
+    }
+
+    /// The RMB of a connection is named in Accept or Confirm of a first contact.
+    pub(crate) fn rmb_told(&mut self, prepared: &Prepared) {
+        if let Some(group) = self.groups.get_mut(&prepared.group) {
+            group.rmbs.told(prepared.rmb(), true);
+        }
+    }
+
+    /// Has the peer learn of the RMB of a connection. False if it knows; else
+    /// [`News::RkeyAnswered`] follows.
+    ///
+    /// # Errors
+    /// The peer cannot be told.
+    pub(crate) fn tell_rmb(&mut self, prepared: &Prepared, now: Instant) -> Result<bool, Reason> {
+        let group = self.groups.get_mut(&prepared.group);
+        let asked = group.ok_or(Reason::LinkLost)?.tell_rmb(&prepared.rmbe, now);
+        self.after_llc(prepared.group, now);
+        asked
     }
 
     /// Takes memory and a token for a connection.
     ///
     /// # Errors
     /// [`Reason::Memory`].
-    pub(super) fn prepare(&mut self, id: u32) -> Result<Prepared, Reason> {
+    pub(crate) fn prepare(&mut self, id: u32) -> Result<Prepared, Reason> {
         let group = self.groups.get_mut(&id).ok_or(Reason::Internal)?;
         let send_buffers = &mut self.ports[group.port].send_buffers;
         let send_buffer = send_buffers.take().map_err(memory)?;
@@ -132,7 +243,7 @@ impl State {
     }
 
     /// The connection never came to be.
-    pub(super) fn give_back(&mut self, prepared: &Prepared) {
+    pub(crate) fn give_back(&mut self, prepared: &Prepared) {
         let Some(group) = self.groups.get_mut(&prepared.group) else {
             return;
         };
@@ -144,7 +255,7 @@ impl State {
     }
 
     /// The connection is agreed on: from here on its bytes flow.
-    pub(super) fn establish(
+    pub(crate) fn establish(
         &mut self,
         prepared: Prepared,
         peer: PeerElement,
@@ -174,7 +285,7 @@ impl State {
         self.connections[id.index as usize].connection = Some((group_id, connection));
         if let Some(Target::Early(messages)) = early {
             for message in messages {
-                self.cdc(group_id, Cdc::Message(message));
+                self.cdc(group_id, Cdc::Message(message), now);
             }
         }
         self.dirty.push(id);
@@ -233,7 +344,7 @@ impl State {
         match completion {
             Completion::Sent { id: post, .. } => self.sent(id, post),
             Completion::Received { message, .. } => self.received(id, message, now),
-            Completion::Failed { error, .. } => self.link_failed(id, error),
+            Completion::Failed { error, .. } => self.link_failed(id, error, now),
         }
     }
 
@@ -242,7 +353,10 @@ impl State {
         let Some(group) = self.groups.get_mut(&group) else {
             return;
         };
-        while let Some((conn, up_to)) = group.posts.completed(post) {
+        while let Some((number, conn, up_to)) = group.posts.completed(post) {
+            if conn.is_none() {
+                group.llc_arrived(number, &mut self.news);
+            }
             let place = conn.and_then(|id| {
                 let place = self.connections.get_mut(id.index as usize)?;
                 (place.generation == id.generation).then_some((id, place))
@@ -255,18 +369,19 @@ impl State {
             }
         }
         // There is room on the link again.
+        group.flush();
         self.dirty.append(&mut group.blocked);
     }
 
-    fn received(&mut self, group: u32, message: &[u8], now: Instant) {
+    fn received(&mut self, group_id: u32, message: &[u8], now: Instant) {
         if message.first() == Some(&crate::cdc::TYPE) {
             match Cdc::parse(message) {
-                Ok(cdc) => self.cdc(group, cdc),
-                Err(error) => self.dropped(group, &error),
+                Ok(cdc) => self.cdc(group_id, cdc, now),
+                Err(error) => self.dropped(group_id, &error),
             }
-        } else if let Some(group) = self.groups.get_mut(&group) {
+        } else if let Some(group) = self.groups.get_mut(&group_id) {
             group.received_llc(message, now);
-            self.after_llc(group.id);
+            self.after_llc(group_id, now);
         }
     }
 
@@ -275,10 +390,11 @@ impl State {
         PUBLISHER.fallback(Reason::LlcInvalid);
     }
 
-    fn cdc(&mut self, group_id: u32, cdc: Cdc) {
+    fn cdc(&mut self, group_id: u32, cdc: Cdc, now: Instant) {
         let Some(group) = self.groups.get_mut(&group_id) else {
             return;
         };
+        group.heard(now);
         let id = match group.tokens.get_mut(&cdc.token()) {
             Some(Target::Live(id)) => *id,
             Some(early @ Target::Early(_)) => return early.keep(cdc),
@@ -299,21 +415,21 @@ impl State {
         self.dirty.push(id);
     }
 
-    fn link_failed(&mut self, group: u32, error: LinkError) {
+    fn link_failed(&mut self, group: u32, error: LinkError, now: Instant) {
         log::debug!("group {group}: link failed: {error:?}");
         let errno = match error {
             LinkError::Unreachable => Errno::TIMEDOUT,
             LinkError::Refused | LinkError::Local | LinkError::Flushed => Errno::CONNRESET,
         };
-        self.end_group(group, errno, Reason::LinkLost);
+        self.end_group(group, errno, Reason::LinkLost, now);
     }
 
     /// The group is over, and all its connections with it.
-    pub(super) fn end_group(&mut self, id: u32, errno: Errno, reason: Reason) {
+    pub(crate) fn end_group(&mut self, id: u32, errno: Errno, reason: Reason, now: Instant) {
         let Some(group) = self.groups.get_mut(&id) else {
             return;
         };
-        if !group.end() {
+        if !group.end(now) {
             return;
         }
         self.news.push(News::Ended(id, reason));
@@ -358,7 +474,7 @@ impl State {
                 Ok(Pumped::NoRoom) => group.blocked.push(id),
                 Err(errno) => {
                     log::debug!("group {group_id}: post failed: {errno}");
-                    self.end_group(group_id, Errno::CONNRESET, Reason::LinkLost);
+                    self.end_group(group_id, Errno::CONNRESET, Reason::LinkLost, now);
                 }
             }
             self.reap(id, now);
@@ -404,7 +520,7 @@ impl State {
         for id in ids {
             if let Some(group) = self.groups.get_mut(&id) {
                 group.timeout(now);
-                self.after_llc(id);
+                self.after_llc(id, now);
             }
         }
         self.pump_all(now);
@@ -432,17 +548,17 @@ impl State {
     }
 
     /// What the LLC machine of a group wants done.
-    pub(super) fn after_llc(&mut self, id: u32) {
+    fn after_llc(&mut self, id: u32, now: Instant) {
         let Some(group) = self.groups.get_mut(&id) else {
             return;
         };
-        if let Some((errno, reason)) = group.run_llc(&mut self.news) {
-            self.end_group(id, errno, reason);
+        if let Some((errno, reason)) = group.run_llc(now, &mut self.news) {
+            self.end_group(id, errno, reason, now);
         }
     }
 
     /// Events of the ports.
-    pub(super) fn port_events(&mut self) {
+    pub(super) fn port_events(&mut self, now: Instant) {
         for place in 0..self.ports.len() {
             let port = Arc::clone(&self.ports[place].port);
             while let Some(event) = port.event() {
@@ -457,15 +573,18 @@ impl State {
                     }
                 };
                 for group in of {
-                    self.end_group(group, Errno::CONNRESET, Reason::LinkLost);
+                    self.end_group(group, Errno::CONNRESET, Reason::LinkLost, now);
                 }
             }
         }
     }
 
-    /// Whether a link group still has work for the thread.
-    pub(super) fn is_idle(&self) -> bool {
-        self.groups.is_empty()
+    /// Another process rang for this connection.
+    pub(super) fn answer_bell(&mut self, id: ConnId) {
+        if let Some(connection) = self.connection(id) {
+            connection.answer_bell();
+            self.dirty.push(id);
+        }
     }
 }
 

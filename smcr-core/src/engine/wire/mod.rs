@@ -21,9 +21,9 @@ pub(super) use pending::RdmaPending;
 pub(super) use thread::Thread;
 
 use super::client::{Connecting, Pending};
-use super::{Connection, Engine, addresses};
+use super::{Connection, Engine};
 use crate::conn::bell;
-use crate::signal::option::{self, Verdict};
+use crate::signal::{self, Verdict};
 use crate::stat::{ConnInfo, Mode, Role, State};
 use crate::{Reason, fds};
 
@@ -58,12 +58,12 @@ impl Wire {
 impl Engine {
     /// Whether a connection to `peer` may go over RDMA; if so, its SYN will say so.
     pub(super) fn ask_for_rdma(&self, fd: BorrowedFd<'_>, peer: SocketAddr) -> bool {
-        self.config.rdma() && self.wire.choice.may_serve(peer.ip()) && option::ask(fd)
+        self.config.rdma() && self.wire.choice.may_serve(peer.ip()) && signal::ask(fd)
     }
 
     /// A listening socket is to answer clients that ask.
     pub(super) fn answer_for_rdma(&self, fd: BorrowedFd<'_>) -> bool {
-        self.config.rdma() && option::ask(fd)
+        self.config.rdma() && signal::ask(fd)
     }
 
     /// connect() on a socket that asked for RDMA returned; the connection is there, or on its way.
@@ -76,7 +76,7 @@ impl Engine {
         peer: SocketAddr,
         is_there: bool,
     ) -> Result<Connecting, Reason> {
-        if is_there && option::verdict(fd) != Verdict::PeerSmc {
+        if is_there && signal::verdict(fd) != Verdict::PeerSmc {
             return Err(Reason::PeerNoSmc);
         }
         let local = rustix::net::getsockname(fd).map_err(|_| Reason::Ended)?;
@@ -97,13 +97,15 @@ impl Engine {
     pub(super) fn accepted_rdma(
         &'static self,
         fd: BorrowedFd<'_>,
+        local: SocketAddr,
+        peer: SocketAddr,
     ) -> Result<Connecting, Reason> {
-        match option::verdict(fd) {
+        match signal::verdict(fd) {
             Verdict::PeerSmc => {}
             Verdict::Plain | Verdict::NotAsked | Verdict::NoSignal => return Err(Reason::PeerNoSmc),
             Verdict::NoSyn => return Err(Reason::SynCookies),
         }
-        let (local, peer) = addresses(fd).map_err(|_| Reason::Ended)?;
+        self.allow(local.port(), peer.ip())?;
         self.pending_rdma(fd, Role::Server, local, peer, Step::Begin)
     }
 

@@ -25,9 +25,6 @@ pub(in crate::engine) enum Step {
     Rkey,
     /// The new link is being confirmed.
     Link,
-    /// Server: no Proposal came in time. The stream is taken to be plain TCP, but what comes first
-    /// is looked at.
-    Doubtful,
 }
 
 /// Either side's machine.
@@ -59,7 +56,6 @@ pub(in crate::engine) struct RdmaPending {
     pub(super) held: Vec<u8>,
     /// The program closed its descriptor: the value says whether by a reset.
     pub(super) closed: Option<bool>,
-    /// The program shut down sending.
     pub(super) machine: Option<Machine>,
     pub(super) chosen: Option<Chosen>,
     pub(super) prepared: Option<Prepared>,

@@ -13,7 +13,7 @@ use super::super::client::{Pending, is_established};
 use super::super::helper::{disconnect, transmit};
 use super::super::{Connection, Engine};
 use super::pending::{AnswerTo, Machine, RdmaPending, Step, either};
-use crate::clc::{MtuCode, RdmaEndpoint, RmbeSize, may_be_clc};
+use crate::clc::{RdmaEndpoint, may_be_clc};
 use crate::conn::{Home, Smc, bell};
 use crate::handshake::rdma::{Accepted, Confirmed, Contact, Proposed};
 use crate::handshake::{
@@ -22,7 +22,7 @@ use crate::handshake::{
 };
 use crate::rdma::fabric::LinkAddress;
 use crate::rdma::{GroupKey, News, PeerElement, Prepared, State};
-use crate::signal::option::{self, Verdict};
+use crate::signal::{self, Verdict};
 use crate::stat::{Counter, Role};
 use crate::{Reason, sys};
 
@@ -93,7 +93,7 @@ impl Engine {
                 // From here on the program may send.
                 bell::empty(end.as_fd());
             }
-            if option::verdict(tcp) != Verdict::PeerSmc {
+            if signal::verdict(tcp) != Verdict::PeerSmc {
                 return Outcome::Tcp(Reason::PeerNoSmc);
             }
             rdma.step = Step::Begin;
@@ -380,7 +380,7 @@ impl Engine {
         answer_to: AnswerTo,
         now: Instant,
     ) -> Result<Option<Outcome>, Reason> {
-        if state.tell_rmb(&prepared, now) {
+        if state.tell_rmb(&prepared, now)? {
             rdma.prepared = Some(prepared);
             rdma.answer_to = Some(answer_to);
             rdma.step = Step::Rkey;
@@ -428,7 +428,9 @@ impl Engine {
                 let machine = rdma.machine.as_mut()?;
                 let _ = either!(machine, m => m.llc_failed(reason, now));
             }
-            (Step::Rkey, News::RkeyAnswered(of, known)) if group == Some(of) => {
+            (Step::Rkey, News::RkeyAnswered(of, rmb, known))
+                if group == Some(of) && rdma.prepared.as_ref().map(Prepared::rmb) == Some(rmb) =>
+            {
                 let prepared = rdma.prepared.take()?;
                 let answer_to = rdma.answer_to.take()?;
                 let mut state = self.wire.rdma.lock();
@@ -485,25 +487,31 @@ impl Engine {
             let mut state = self.wire.rdma.lock();
             state.give_back(&prepared);
             if rdma.is_first {
-                state.end_group(prepared.group, Errno::CONNABORTED, Reason::Ended);
+                state.end_group(prepared.group, Errno::CONNABORTED, Reason::Ended, Instant::now());
             }
         }
     }
 
+    /// A handshake is given up from outside.
+    pub(in crate::engine) fn forget_rdma(&self, connection: &Connection, rdma: &mut RdmaPending) {
+        self.give_back(rdma);
+        self.wire.thread.forget(connection, connection.tcp());
+    }
+
     /// How our end of a connection is named in CLC messages.
     fn endpoint(&self, prepared: &Prepared, link: &LinkAddress) -> Result<RdmaEndpoint, Reason> {
-        let size = prepared.rmbe.rmb.geometry().rmbe_size as usize;
+        let (rkey, address, rmbe_index, rmbe_size) = prepared.rmbe();
         Ok(RdmaEndpoint {
             peer_id: self.wire.choice.identity().peer_id,
             gid: link.gid,
             mac: link.mac,
             qp_number: link.qpn,
-            rkey: prepared.rmbe.rkey,
-            rmbe_index: prepared.rmbe.clc_index(),
+            rkey,
+            rmbe_index,
             token: prepared.token,
-            rmbe_size: RmbeSize::holding(size).ok_or(Reason::Internal)?,
+            rmbe_size: rmbe_size.ok_or(Reason::Internal)?,
             mtu: link.mtu,
-            address: prepared.rmbe.address,
+            address,
             psn: link.psn,
         })
     }
