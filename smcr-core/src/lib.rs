@@ -19,6 +19,7 @@ mod rawfs;
 pub mod reason;
 pub mod rendezvous;
 pub mod shm;
+pub mod signal;
 pub mod stat;
 pub mod sys;
 
