@@ -1,0 +1,134 @@
+//! The TCP option of RFC 7609 (§3.1, §3.5.1.1, §A.1), which BPF programs on the process's cgroup
+//! write and read for us (`tools/smcr-option`). We ask for it and learn the outcome by socket
+//! options on a level of our own; without the programs the kernel knows no such level, and there
+//! is no signal. Nothing here needs privileges.
+//!
+//! **What a caller has to do.** [`ask`] on a socket before its `connect`, or before its `listen`;
+//! after the handshake, [`verdict`] on the connected or accepted socket. A request is good for one
+//! `connect`; a listening socket keeps it, and the sockets it accepts come with a verdict each.
+//! Verdict and request belong to the socket, whatever descriptor or process it is reached by.
+//!
+//! - Never ask on a socket that connects by TCP fast open: its data leave before the handshake.
+//!   (Should it happen, [`Verdict::PeerSmc`] may come with data of the program on the way.)
+//! - [`Verdict::PeerSmc`] on a socket that connected: a CLC message has to follow (§3.5.1.1), at
+//!   least a Decline.
+//! - [`Verdict::PeerSmc`] on an accepted socket: expect CLC, but look before taking: if something
+//!   on the way took the option out of the SYN-ACK, the client is plain TCP. After a deadline it
+//!   is, yet what comes first has still to be looked at, since a Proposal may be late.
+//! - [`Verdict::NoSyn`]: plain TCP for certain on our side, and nearly so on the peer's.
+//! - A listening socket that asked goes on confirming the option to clients, whoever holds it. So
+//!   it must not reach a program that does not load the library: see [`withdraw`].
+
+use std::os::fd::BorrowedFd;
+
+use crate::sys;
+
+/// Level of the socket options below.
+const LEVEL: i32 = 0x534d_4352;
+/// setsockopt: 1 asks, 0 takes it back.
+const ASK: i32 = 1;
+/// getsockopt: the verdict.
+const VERDICT: i32 = 2;
+
+/// What the TCP handshake of a socket said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Both ends sent the option: the peer understands CLC, and takes us to do so.
+    PeerSmc,
+    /// We asked, and the peer did not send the option.
+    Plain,
+    /// Nobody asked on this socket (or on the one that listened), or the handshake is not over.
+    NotAsked,
+    /// Accepted, asked for, but the kernel did not keep the SYN (SYN cookies, no memory), so that
+    /// nothing was confirmed to the client.
+    NoSyn,
+    /// The programs are not there, or the socket is of a kind they do not serve.
+    NoSignal,
+}
+
+impl Verdict {
+    const fn of(answer: Result<i32, rustix::io::Errno>) -> Self {
+        match answer {
+            Ok(0) => Self::NotAsked,
+            Ok(1) => Self::PeerSmc,
+            Ok(2) => Self::Plain,
+            Ok(3) => Self::NoSyn,
+            // Programs of another time or maker.
+            Ok(_) => Self::NoSignal,
+            Err(_) => Self::NoSignal,
+        }
+    }
+}
+
+/// Asks for the option on the next handshake of `fd`, or, if it listens, on those that begin
+/// later. True if the signal will be given: the programs are there, and the socket is a TCP socket
+/// that is neither connecting nor connected. To ask again does no harm.
+///
+/// A socket that listens already can ask since Linux 6.12 only; one that has not begun to, always.
+pub fn ask(fd: BorrowedFd<'_>) -> bool {
+    sys::set_int(fd, LEVEL, ASK, 1).is_ok()
+}
+
+/// Takes the request back; true if `fd` asks for nothing now. For a socket that listens: the next
+/// SYN gets no option in its answer. Handshakes that are half done may still end with
+/// [`Verdict::PeerSmc`] at the client. Before Linux 6.12, other sockets that listen on the port (by
+/// `SO_REUSEPORT`) are plain from then on, too, until one asks again.
+pub fn withdraw(fd: BorrowedFd<'_>) -> bool {
+    match sys::set_int(fd, LEVEL, ASK, 0) {
+        Ok(()) => true,
+        // The programs are gone (or never were), and with them the option.
+        Err(error) => error != rustix::io::Errno::PERM,
+    }
+}
+
+/// What the handshake of a connected or accepted socket said. It is known as soon as `connect`
+/// returned or the socket is writable, and before `accept` returns.
+pub fn verdict(fd: BorrowedFd<'_>) -> Verdict {
+    Verdict::of(sys::get_int(fd, LEVEL, VERDICT))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    use rustix::io::Errno;
+
+    use super::{Verdict, verdict, withdraw};
+
+    #[test]
+    fn every_answer_has_a_meaning() {
+        for (answer, expected) in [
+            (Ok(0), Verdict::NotAsked),
+            (Ok(1), Verdict::PeerSmc),
+            (Ok(2), Verdict::Plain),
+            (Ok(3), Verdict::NoSyn),
+            (Ok(4), Verdict::NoSignal),
+            (Ok(-1), Verdict::NoSignal),
+            (Ok(i32::MIN), Verdict::NoSignal),
+            (Err(Errno::NOPROTOOPT), Verdict::NoSignal),
+            (Err(Errno::OPNOTSUPP), Verdict::NoSignal),
+            (Err(Errno::PERM), Verdict::NoSignal),
+            (Err(Errno::BADF), Verdict::NoSignal),
+        ] {
+            assert_eq!(Verdict::of(answer), expected, "{answer:?}");
+        }
+    }
+
+    /// Whether or not the machine has the programs, a socket that did not ask is never SMC.
+    #[test]
+    fn without_asking_there_is_no_smc() {
+        for addr in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(addr) else {
+                continue;
+            };
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (server, _) = listener.accept().unwrap();
+            for fd in [client.as_fd(), server.as_fd(), listener.as_fd()] {
+                let verdict = verdict(fd);
+                assert!(matches!(verdict, Verdict::NotAsked | Verdict::NoSignal));
+            }
+            assert!(withdraw(listener.as_fd()));
+        }
+    }
+}
