@@ -86,16 +86,18 @@ pub enum Misfit {
 }
 
 impl Candidate {
-    /// The first address that fits, with the netdev's Ethernet address, as Linux chooses.
+    /// The first address that fits, with the netdev's Ethernet address and subnets, as Linux
+    /// chooses.
     pub(super) fn choose(
         &self,
         version: Version,
         vlan: Option<u16>,
         local: IpAddr,
-    ) -> Option<(&Gid, [u8; 6])> {
+    ) -> Option<(&Gid, [u8; 6], Vec<(IpAddr, u8)>)> {
         self.gids.iter().find_map(|gid| {
             let here = gid.check(version, vlan, local).ok()?;
-            Some((gid, here.mac))
+            let subnets = here.addresses.iter().map(|a| (a.subnet, a.prefix));
+            Some((gid, here.mac, subnets.collect()))
         })
     }
 }

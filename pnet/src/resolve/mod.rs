@@ -104,6 +104,8 @@ pub struct Endpoint {
     pub gid: Ipv6Addr,
     /// Ethernet address of the netdev that the GID belongs to.
     pub mac: [u8; 6],
+    /// Subnets of that netdev: an address in each, and the length of the prefix.
+    pub subnets: Vec<(IpAddr, u8)>,
     /// The VLAN that it is on, which is that of the connection.
     pub vlan: Option<u16>,
 }
@@ -276,12 +278,13 @@ impl Resolution {
         }
         let mut tried = Vec::new();
         for candidate in active {
-            if let Some((gid, mac)) = candidate.choose(version, self.vlan, local) {
+            if let Some((gid, mac, subnets)) = candidate.choose(version, self.vlan, local) {
                 return Ok(Endpoint {
                     port: candidate.port.clone(),
                     gid_index: gid.index,
                     gid: gid.gid,
                     mac,
+                    subnets,
                     vlan: self.vlan,
                 });
             }

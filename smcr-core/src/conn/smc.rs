@@ -132,7 +132,7 @@ impl Smc {
 
     /// Has the wire look at what this end did.
     #[inline]
-    pub(super) fn kick_wire(&self) {
+    pub(crate) fn kick_wire(&self) {
         if let Some(wire) = self.wire() {
             wire.kick();
         }

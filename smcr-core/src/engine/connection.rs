@@ -188,6 +188,10 @@ impl Connection {
         self.info.role
     }
 
+    pub(super) fn is_server(&self) -> bool {
+        self.info.role == Role::Server
+    }
+
     /// Notes in the statistics how far the stream is.
     #[inline]
     pub fn note_bytes(&self, smc: &Smc) {
@@ -425,13 +429,14 @@ impl Connection {
     fn close_later(&self, abort: bool) -> bool {
         let mut guard = self.pending.lock();
         let pending = guard.as_mut().filter(|_| self.phase() == Phase::Pending);
-        match pending.and_then(|pending| pending.rdma.as_mut()) {
-            Some(rdma) => {
-                rdma.close(abort);
-                true
-            }
-            None => false,
-        }
+        let Some(pending) = pending else { return false };
+        let Some(rdma) = &mut pending.rdma else {
+            return false;
+        };
+        rdma.close(abort);
+        // The program's descriptor is no more.
+        pending.on_tcp = Box::new(|_| {});
+        true
     }
 
     /// The stream stays on TCP: the program's descriptor becomes the TCP socket again.

@@ -8,6 +8,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 
 use super::Connection;
+use crate::conn::Home;
 use crate::shm::{Geometry, Rmb};
 use crate::stat::Role;
 

@@ -22,6 +22,23 @@ pub(crate) struct ConnId {
     pub(super) generation: u32,
 }
 
+impl ConnId {
+    const INDEX_BITS: u32 = 28;
+
+    /// All of it in 60 bits.
+    pub(crate) fn to_bits(self) -> u64 {
+        u64::from(self.generation) << Self::INDEX_BITS | u64::from(self.index)
+    }
+
+    /// The opposite of [`Self::to_bits`].
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        Self {
+            index: bits as u32 & ((1 << Self::INDEX_BITS) - 1),
+            generation: (bits >> Self::INDEX_BITS) as u32,
+        }
+    }
+}
+
 /// What both ends may look at without the lock.
 #[derive(Debug)]
 pub struct Shared {

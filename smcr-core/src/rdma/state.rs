@@ -26,22 +26,22 @@ use crate::stat::Counter;
 /// See the module's description.
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    pub(super) ports: Vec<OpenPort>,
-    pub(super) groups: HashMap<u32, Group>,
+    ports: Vec<OpenPort>,
+    groups: HashMap<u32, Group>,
     next_group: u32,
     connections: Vec<Place>,
     free: Vec<u32>,
     /// Connections to be pumped before the lock is left.
     dirty: Vec<ConnId>,
     /// What the handshakes have to hear; taken by the thread.
-    pub(super) news: Vec<News>,
+    news: Vec<News>,
     /// Ends that the thread has to watch: other processes ring there.
-    pub(super) to_watch: Vec<ConnId>,
+    to_watch: Vec<ConnId>,
 }
 
 #[derive(Debug)]
-pub(super) struct OpenPort {
-    pub(super) port: Arc<dyn Port>,
+struct OpenPort {
+    port: Arc<dyn Port>,
     send_buffers: Buffers,
     links: HashMap<LinkId, u32>,
 }
@@ -577,6 +577,29 @@ impl State {
                 }
             }
         }
+    }
+
+    /// Everybody's ports.
+    pub(super) fn ports(&self) -> Vec<Arc<dyn Port>> {
+        self.ports.iter().map(|open| Arc::clone(&open.port)).collect()
+    }
+
+    /// Has the thread watch the end of a connection.
+    pub(super) fn watch(&mut self, id: ConnId) {
+        self.to_watch.push(id);
+    }
+
+    /// Whether there is something that only the thread can do.
+    pub(super) fn has_news(&self) -> bool {
+        !self.news.is_empty() || !self.to_watch.is_empty()
+    }
+
+    /// Takes what only the thread can do: what handshakes have to hear, ends to be watched.
+    pub(super) fn take_news(&mut self) -> (Vec<News>, Vec<ConnId>) {
+        (
+            std::mem::take(&mut self.news),
+            std::mem::take(&mut self.to_watch),
+        )
     }
 
     /// Another process rang for this connection.

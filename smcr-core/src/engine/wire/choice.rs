@@ -1,12 +1,11 @@
 //! Which RoCE port serves a connection, and what we can offer over it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
-use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use pnet::{Flow, Resolver, Unresolved};
+use pnet::resolve::{self, Flow, Resolver, Unresolved};
 
 use crate::Reason;
 use crate::clc::{Gid, HostName, Mac, PeerId, Version};
@@ -44,7 +43,7 @@ pub(super) struct Served {
 impl Choice {
     pub(super) fn new(config: &Config, random: [u8; 8]) -> Self {
         Self {
-            resolver: Mutex::new(Resolver::new(Path::new(config.pnet_table()))),
+            resolver: Mutex::new(Resolver::new(config.pnet_table())),
             identity: Identity {
                 peer_id: peer_id(random),
                 host_name: HostName::new(rustix::system::uname().nodename().to_bytes()),
@@ -92,17 +91,17 @@ impl Choice {
                 index: u8::try_from(found.gid_index).ok()?,
                 gid: Gid(found.gid.octets()),
             };
-            Some((Served { port, gid }, Mac(found.mac)))
+            Some((Served { port, gid }, found))
         };
-        let v1 = served(config.smcr_v1(), pnet::Version::V1);
-        let v2 = served(config.smcr_v2(), pnet::Version::V2);
-        let mac = v2.as_ref().or(v1.as_ref()).map(|(_, mac)| *mac);
+        let v1 = served(config.smcr_v1(), resolve::Version::V1);
+        let v2 = served(config.smcr_v2(), resolve::Version::V2);
+        let mac = v2.as_ref().or(v1.as_ref()).map(|(_, found)| Mac(found.mac));
         let end = RdmaEnd {
             identity: self.identity,
             mac: mac.ok_or(Reason::NoRdmaDevice)?,
-            v1: v1.as_ref().map(|(served, _)| V1 {
+            v1: v1.as_ref().map(|(served, found)| V1 {
                 gid: served.gid.gid,
-                subnets: subnets(local.ip()),
+                subnets: subnets(local.ip(), &found.subnets),
             }),
             v2: v2.as_ref().map(|(served, _)| V2 {
                 gid: served.gid.gid,
@@ -110,12 +109,17 @@ impl Choice {
                 capabilities: config.smcr_capabilities(LINKS),
             }),
         };
-        let of = |served: Option<(Served, Mac)>| served.map(|(served, _)| served);
+        let of = |served: Option<(Served, _)>| served.map(|(served, _)| served);
         Ok(Chosen {
             end,
             v1: of(v1),
             v2: of(v2),
         })
+    }
+
+    /// Names this process to its peers.
+    pub(super) fn peer_id(&self) -> PeerId {
+        self.identity.peer_id
     }
 
     /// What to say where nothing serves.
@@ -170,9 +174,37 @@ fn peer_id(mut random: [u8; 8]) -> PeerId {
     PeerId(random)
 }
 
+/// The subnets of a connection's own address' family, its own one first.
+fn subnets(local: IpAddr, all: &[(IpAddr, u8)]) -> Subnets {
+    match local.to_canonical() {
+        IpAddr::V4(local) => {
+            let mut found: Vec<(Ipv4Addr, u8)> = Vec::new();
+            for (address, bits) in all {
+                if let IpAddr::V4(address) = *address {
+                    found.push((address, *bits));
+                }
+            }
+            let common = |(address, bits): &(Ipv4Addr, u8)| {
+                let mask = u32::MAX.checked_shl(32 - u32::from(*bits)).unwrap_or(0);
+                (address.to_bits() ^ local.to_bits()) & mask != 0
+            };
+            found.sort_by_key(common);
+            Subnets::V4(found)
+        }
+        IpAddr::V6(_) => Subnets::V6(
+            all.iter()
+                .filter_map(|(address, bits)| match address {
+                    IpAddr::V6(address) => Some((*address, *bits)),
+                    IpAddr::V4(_) => None,
+                })
+                .collect(),
+        ),
+    }
+}
+
 fn unspecified(like: IpAddr) -> IpAddr {
     match like {
-        IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
     }
 }

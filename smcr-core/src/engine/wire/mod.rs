@@ -23,7 +23,8 @@ pub(super) use thread::Thread;
 use super::client::{Connecting, Pending};
 use super::{Connection, Engine};
 use crate::conn::bell;
-use crate::signal::{self, Verdict};
+use crate::signal::option::{self as signal, Verdict};
+use crate::handshake::Timeouts;
 use crate::stat::{ConnInfo, Mode, Role, State};
 use crate::{Reason, fds};
 
@@ -146,13 +147,29 @@ impl Engine {
         })
     }
 
+    /// How long each side of a handshake for RDMA waits for the other's messages.
+    pub(super) fn rdma_timeouts(&self) -> Timeouts {
+        let wait = self.config.handshake_timeout().max(LINUX_WAITS);
+        Timeouts {
+            accept: ACCEPT_WAIT.max(wait),
+            ..Timeouts::of(wait)
+        }
+    }
+
     /// How long whoever has to know waits for a handshake to be decided: all its timers end
     /// before.
     pub(super) fn longest_handshake(&self) -> Duration {
-        let timeouts = self.timeouts();
-        timeouts.proposal + timeouts.accept + timeouts.confirm + timeouts.link + timeouts.decline
+        let timeouts = self.rdma_timeouts();
+        timeouts.accept + timeouts.confirm + timeouts.link + timeouts.decline
     }
 }
+
+/// How long Linux waits for each CLC message, and thinks that we do, too.
+const LINUX_WAITS: Duration = Duration::from_secs(6);
+
+/// How long a client waits for the Accept. A server that runs under this library answers when its
+/// program accepts the connection, and TCP sets no limit to that.
+const ACCEPT_WAIT: Duration = Duration::from_secs(600);
 
 fn failed(errno: Errno) -> Reason {
     log::debug!("no readiness pair: {errno}");

@@ -110,7 +110,7 @@ impl RdmaPending {
     }
 
     /// When something has to happen.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    pub(in crate::engine) fn poll_timeout(&self) -> Option<Instant> {
         let machine = self.machine.as_ref();
         let of_machine = machine.and_then(|machine| either!(machine, m => m.poll_timeout()));
         self.deadline.into_iter().chain(of_machine).min()

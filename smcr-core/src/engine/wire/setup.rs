@@ -22,7 +22,7 @@ use crate::handshake::{
 };
 use crate::rdma::fabric::LinkAddress;
 use crate::rdma::{GroupKey, News, PeerElement, Prepared, State};
-use crate::signal::{self, Verdict};
+use crate::signal::option::{self as signal, Verdict};
 use crate::stat::{Counter, Role};
 use crate::{Reason, sys};
 
@@ -59,7 +59,7 @@ impl Engine {
         };
         match outcome {
             Outcome::Waits => pending.rdma = Some(rdma),
-            Outcome::Done => self.join(connection, &mut guard, *rdma),
+            Outcome::Done => self.move_stream(connection, &mut guard, *rdma),
             Outcome::Tcp(reason) => self.stay_on_tcp(connection, &mut guard, *rdma, reason),
             Outcome::Broken(reason) => {
                 if let Some(tcp) = connection.tcp() {
@@ -121,7 +121,7 @@ impl Engine {
             Err(_) => self.wire.choice.nothing(),
         };
         rdma.chosen = chosen.ok();
-        let timeouts = self.timeouts();
+        let timeouts = self.rdma_timeouts();
         rdma.machine = Some(match rdma.role {
             Role::Client => Machine::Client(RdmaClient::new(end, timeouts, now)),
             Role::Server => Machine::Server(RdmaServer::new(end, timeouts, now)),
@@ -265,7 +265,7 @@ impl Engine {
             drop(state);
             rdma.answer_to = Some(AnswerTo::Proposal(proposed));
             rdma.step = Step::Queued;
-            rdma.deadline = Some(now + self.timeouts().link);
+            rdma.deadline = Some(now + self.rdma_timeouts().link);
             return Ok(Some(Outcome::Waits));
         }
         let chosen = rdma.chosen.as_ref().ok_or(Reason::NoRdmaDevice)?;
@@ -384,7 +384,7 @@ impl Engine {
             rdma.prepared = Some(prepared);
             rdma.answer_to = Some(answer_to);
             rdma.step = Step::Rkey;
-            rdma.deadline = Some(now + self.timeouts().link);
+            rdma.deadline = Some(now + self.rdma_timeouts().link);
         } else {
             match answer_to {
                 AnswerTo::Proposal(_) => self.answer_proposal(state, rdma, prepared, now)?,
@@ -502,7 +502,7 @@ impl Engine {
     fn endpoint(&self, prepared: &Prepared, link: &LinkAddress) -> Result<RdmaEndpoint, Reason> {
         let (rkey, address, rmbe_index, rmbe_size) = prepared.rmbe();
         Ok(RdmaEndpoint {
-            peer_id: self.wire.choice.identity().peer_id,
+            peer_id: self.wire.choice.peer_id(),
             gid: link.gid,
             mac: link.mac,
             qp_number: link.qpn,
@@ -517,7 +517,7 @@ impl Engine {
     }
 
     /// The handshake succeeded: the stream moves.
-    fn join(
+    fn move_stream(
         &'static self,
         connection: &Arc<Connection>,
         guard: &mut Option<Pending>,
@@ -545,7 +545,7 @@ impl Engine {
         if let (Some(abort), Some(smc)) = (rdma.closed, connection.smc()) {
             smc.close(abort);
         } else if let Some(smc) = connection.smc() {
-            smc.kick();
+            smc.kick_wire();
         }
     }
 

@@ -20,6 +20,9 @@ use crate::{Reason, fds};
 /// How often the thread looks at the clock at least, while there are connections.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
+/// How long a fork waits for handshakes of accepted connections.
+const FORK_WAIT: Duration = Duration::from_secs(5);
+
 /// The thread's mailbox.
 #[derive(Debug)]
 pub(in crate::engine) struct Thread {
@@ -95,19 +98,16 @@ impl Thread {
         self.decided.notify_all();
     }
 
-    /// Waits until no handshake is pending, `at_most` so long. What is pending then ends.
-    pub(super) fn settle(&self, at_most: Duration) {
+    /// Waits until the handshakes of connections that were accepted are decided, `at_most` so
+    /// long: a program that accepts and then forks is to find them decided in its child. Those that
+    /// are not stay this process's.
+    fn settle(&self, at_most: Duration) {
         let until = Instant::now() + at_most;
         let mut pending = self.pending.lock();
-        while !pending.connections.is_empty() {
+        while pending.connections.values().any(|c| c.is_server()) {
             if self.decided.wait_until(&mut pending, until).timed_out() {
                 break;
             }
-        }
-        let late: Vec<_> = pending.connections.values().cloned().collect();
-        drop(pending);
-        for connection in late {
-            connection.give_up_rdma(Reason::Forked);
         }
     }
 
@@ -149,7 +149,7 @@ impl Engine {
         if !thread.running.load(Ordering::Acquire) {
             return None;
         }
-        thread.settle(self.longest_handshake());
+        thread.settle(FORK_WAIT);
         Some(Rest {
             _busy: thread.lock_busy(),
         })
@@ -203,7 +203,7 @@ impl Engine {
         for id in shared {
             self.wire.rdma.with_end(*id, |end| {
                 let events = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-                let word = word(subject::END, id.to_u60());
+                let word = word(subject::END, id.to_bits());
                 let _ = epoll::add(&self.wire.thread.epoll, end, word, events);
             });
         }
@@ -228,7 +228,7 @@ impl Engine {
                     pending.new.push(number);
                 }
             }
-            subject::END => self.wire.rdma.answer_bell(ConnId::from_u60(number)),
+            subject::END => self.wire.rdma.answer_bell(ConnId::from_bits(number)),
             _ => {}
         }
     }
