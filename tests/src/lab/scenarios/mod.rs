@@ -1,5 +1,6 @@
 //! What is tried in the lab: one function and one line of the table each.
 
+mod pnet;
 mod rdma_works;
 
 use anyhow::Result;
@@ -61,8 +62,15 @@ impl Scenario {
 }
 
 /// All scenarios.
-pub const ALL: &[Scenario] = &[Scenario::new(
-    "rdma-works",
-    rdma_works::run,
-    "verbs between the guests: a ping-pong, hardware counters, GIDs",
-)];
+pub const ALL: &[Scenario] = &[
+    Scenario::new(
+        "rdma-works",
+        rdma_works::run,
+        "verbs between the guests: a ping-pong, hardware counters, GIDs",
+    ),
+    Scenario::new(
+        "pnet",
+        pnet::run,
+        "the PNET table: which RoCE port and GID, under VLANs and bonds too",
+    ),
+];
