@@ -79,6 +79,11 @@ pub enum ErrorKind {
     },
     /// `max_memory` has no room for one ring.
     MemoryBelowRing,
+    /// An enterprise ID is none, or is given twice, or there are more than 4.
+    BadUeid(
+        /// What stands there.
+        String,
+    ),
     /// A rule's condition is not of the form `name=value`.
     NotACondition(
         /// What stands there.
@@ -181,6 +186,11 @@ impl fmt::Display for ErrorKind {
             }
             Self::MemoryBelowRing => f.write_str(
                 "`max_memory` is less than one `ring_size`: raise it or lower the other",
+            ),
+            Self::BadUeid(text) => write!(
+                f,
+                "`{text}` is no list of enterprise IDs: expected 1 to 4 different ones, separated \
+                 by commas, each 1 to 32 of `A-Z 0-9 . -` and the first one a letter or a digit"
             ),
             Self::NotACondition(text) => {
                 write!(
