@@ -1,6 +1,7 @@
 //! What is tried in the lab: one function and one line of the table each.
 
 mod apps_tcp;
+mod pnet;
 mod rdma_works;
 mod rivals;
 mod tcp_works;
@@ -88,4 +89,9 @@ pub const ALL: &[Scenario] = &[
         "iperf3, redis, nginx and PostgreSQL over plain TCP",
     )
     .bulk(),
+    Scenario::new(
+        "pnet",
+        pnet::run,
+        "the PNET table: which RoCE port and GID, under VLANs and bonds too",
+    ),
 ];
