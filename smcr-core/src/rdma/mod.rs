@@ -4,3 +4,6 @@
 //! simulation for tests.
 
 pub mod fabric;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod sim;
