@@ -2,6 +2,8 @@
 //! them, and the native socket API.
 
 #[forbid(unsafe_code)]
+pub mod cdc;
+#[forbid(unsafe_code)]
 pub mod clc;
 pub mod config;
 pub mod conn;
@@ -14,6 +16,8 @@ pub mod fuzzing;
 pub mod group;
 #[forbid(unsafe_code)]
 pub mod handshake;
+#[forbid(unsafe_code)]
+pub mod llc;
 pub mod net;
 mod rawfs;
 pub mod rdma;
