@@ -9,10 +9,12 @@
 //! What breaks, breaks as it does with an adapter: who is not answered fails after a while as
 //! unreachable, and what was posted comes back; who is refused fails at once, and so does the one
 //! who refused; who runs out of receives is waited for. Nothing is ever damaged on the way: RC
-//! queue pairs are reliable. A hostile peer is a [`RawPeer`], which writes and says anything.
+//! queue pairs are reliable. A hostile peer is a [`RawPeer`], which writes and says anything;
+//! what it might say is in [`hostile`].
 
 mod config;
 mod fault;
+pub mod hostile;
 mod link;
 mod memory;
 mod net;
