@@ -5,6 +5,8 @@
 pub mod cdc;
 #[forbid(unsafe_code)]
 pub mod clc;
+#[forbid(unsafe_code)]
+pub mod close;
 pub mod config;
 pub mod conn;
 pub mod engine;

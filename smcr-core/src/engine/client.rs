@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::{Connection, Engine, addresses, on_this_host};
 use crate::conn::bell;
-use crate::handshake::ClientHandshake;
+use crate::handshake::ShmClient;
 use crate::rendezvous::names::{self, CallListener};
 use crate::rendezvous::syn::{self, Window};
 use crate::shm::Rx;
@@ -51,7 +51,7 @@ pub struct Pending {
     pub(super) channel: Option<OwnedFd>,
     /// The server's end of the readiness pair, until it is on its way.
     pub(super) server_end: Option<OwnedFd>,
-    pub(super) handshake: Option<ClientHandshake>,
+    pub(super) handshake: Option<ShmClient>,
     pub(super) buffer: Option<(Arc<crate::group::LinkGroup>, Rx)>,
 }
 

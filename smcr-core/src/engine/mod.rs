@@ -133,12 +133,7 @@ impl Engine {
     }
 
     fn timeouts(&self) -> Timeouts {
-        let wait = self.config.handshake_timeout();
-        Timeouts {
-            proposal: wait,
-            accept: wait,
-            confirm: wait,
-        }
+        Timeouts::of(self.config.handshake_timeout())
     }
 
     /// Whether the rules let a connection use SMC, and the limits leave room for it.

@@ -14,8 +14,8 @@ use super::{Connection, Engine, PUBLISHER, addresses, on_this_host};
 use crate::conn::Smc;
 use crate::conn::bell;
 use crate::group::LinkGroup;
-use crate::handshake::shm::ShmGid;
-use crate::handshake::{Event, ServerHandshake};
+use crate::handshake::shm::{ShmGid, ShmHost};
+use crate::handshake::{Event, ShmServer};
 use crate::rendezvous::messages::{self, Message, RmbInfo};
 use crate::rendezvous::{names, syn};
 use crate::shm::Rx;
@@ -181,8 +181,11 @@ impl Engine {
         }
         let timeouts = self.timeouts();
         take_early(tcp, rx, early, Instant::now() + timeouts.proposal)?;
-        let mut handshake =
-            ServerHandshake::new(self.identity, self.eids.clone(), timeouts, Instant::now());
+        let host = ShmHost {
+            identity: self.identity,
+            eids: self.eids.clone(),
+        };
+        let mut handshake = ShmServer::new(host, timeouts, Instant::now());
         let mut memory = Some(client.memory);
         let mut bytes = [0u8; 4096];
         loop {
@@ -205,7 +208,7 @@ impl Engine {
                 })?;
             };
             match event {
-                Event::Proposed { gid, .. } => {
+                Event::Proposed(proposed) => {
                     let own = self.describe(rx).map_err(Refusal::Broken)?;
                     let (rmb, _) = rx.rmbe();
                     let info = RmbInfo {
@@ -218,7 +221,7 @@ impl Engine {
                         &[rmb.fd()],
                     );
                     let first_contact = group.connections() <= 1;
-                    let answered = if gid != client.gid || sent.is_err() {
+                    let answered = if proposed.gid != client.gid || sent.is_err() {
                         handshake.decline(Reason::ClcInvalid)
                     } else {
                         handshake.accept(own, first_contact, Instant::now())
@@ -226,7 +229,8 @@ impl Engine {
                     answered.map_err(|_| Refusal::Broken(Reason::Internal))?;
                     transmit(tcp, handshake.poll_transmit());
                 }
-                Event::Confirmed { peer } => {
+                Event::Confirmed(confirmed) => {
+                    let peer = confirmed.peer;
                     let rmb = client.rmb;
                     if peer.token.0 != rmb.token
                         || peer.size.bytes() != rmb.geometry.rmbe_size as usize
