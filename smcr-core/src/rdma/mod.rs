@@ -20,6 +20,9 @@ mod connection;
 pub mod fabric;
 mod group;
 mod handle;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod sim;
 mod state;
 pub mod verbs;
 

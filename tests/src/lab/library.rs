@@ -54,6 +54,16 @@ impl Library {
         Ok(())
     }
 
+    /// Gives both guests what two machines need that are to talk SMC-R: the TCP option, and an
+    /// enterprise ID in common.
+    pub fn start(pair: &Pair) -> Result<()> {
+        for guest in [&pair.server, &pair.client] {
+            let tool = quote(&paths::option_tool().display().to_string());
+            guest.sh(format!("{tool} attach"))?;
+        }
+        Self::install(pair, "ueid = SMCR-LAB\n")
+    }
+
     /// The same command line under the library. `env` starts the program: not even the shell
     /// that reads the line runs under it.
     pub fn line(line: &str) -> String {

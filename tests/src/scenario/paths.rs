@@ -54,6 +54,11 @@ pub fn pnet_tool() -> PathBuf {
     programs().join("smcr-pnet")
 }
 
+/// The tool for the TCP option.
+pub fn option_tool() -> PathBuf {
+    programs().join("smcr-option")
+}
+
 /// The load program of this package.
 pub fn load_tool() -> PathBuf {
     programs().join("smcr-load")
@@ -84,7 +89,13 @@ pub fn python() -> PathBuf {
 pub const PREBUILT: &str = "SMCR_PREBUILT";
 
 /// The packages whose programs scenarios need.
-pub const PACKAGES: [&str; 4] = ["smcr-preload", "smcr-stat", "smcr-pnet", "smcr-tests"];
+pub const PACKAGES: [&str; 5] = [
+    "smcr-preload",
+    "smcr-stat",
+    "smcr-pnet",
+    "smcr-option",
+    "smcr-tests",
+];
 
 /// Builds the library and the tools once per process, so that a test never runs against a stale
 /// library. Does nothing where [`PREBUILT`] is set.

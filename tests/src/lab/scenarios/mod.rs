@@ -2,6 +2,7 @@
 
 mod apps_tcp;
 mod pnet;
+mod rdma_iperf3;
 mod rdma_works;
 mod rivals;
 mod tcp_works;
@@ -94,4 +95,10 @@ pub const ALL: &[Scenario] = &[
         pnet::run,
         "the PNET table: which RoCE port and GID, under VLANs and bonds too",
     ),
+    Scenario::new(
+        "rdma-iperf3",
+        rdma_iperf3::run,
+        "iperf3 under the library: over RDMA",
+    )
+    .bulk(),
 ];
