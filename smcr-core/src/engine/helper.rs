@@ -53,7 +53,7 @@ struct State {
 
 /// Keeps the helper thread at rest until it is dropped.
 #[derive(Debug)]
-pub struct Rest {
+pub(super) struct Rest {
     _busy: MutexGuard<'static, ()>,
 }
 
@@ -132,7 +132,11 @@ impl Helper {
 impl Engine {
     /// Hands a connection to the helper thread. If that is not possible it stays on TCP.
     pub fn watch(&'static self, connection: &Arc<Connection>) {
-        if connection.lock_pending().as_ref().is_some_and(|pending| pending.rdma.is_some()) {
+        if connection
+            .lock_pending()
+            .as_ref()
+            .is_some_and(|pending| pending.rdma.is_some())
+        {
             return self.watch_rdma(connection);
         }
         let helper = &self.helper;

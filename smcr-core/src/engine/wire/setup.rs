@@ -40,8 +40,6 @@ enum Outcome {
     Broken(Reason),
 }
 
-type Stepped = Result<Outcome, Reason>;
-
 impl Engine {
     /// Something happened to a connection whose handshake is pending: its TCP socket is readable
     /// or writable, a deadline came, or `news` of the wire concern it.
@@ -132,12 +130,7 @@ impl Engine {
     }
 
     /// Goes on with the CLC handshake as far as the bytes in the TCP stream allow.
-    fn talk(
-        &'static self,
-        rdma: &mut RdmaPending,
-        tcp: BorrowedFd<'_>,
-        now: Instant,
-    ) -> Outcome {
+    fn talk(&'static self, rdma: &mut RdmaPending, tcp: BorrowedFd<'_>, now: Instant) -> Outcome {
         let mut bytes = [0u8; MAX_NEEDED];
         loop {
             let Some(machine) = &mut rdma.machine else {
@@ -190,11 +183,11 @@ impl Engine {
                     Err(error) => broken(error),
                 };
             }
-            if rdma.role == Role::Server
-                && either!(machine, m => m.phase()) == ClcPhase::Expecting(crate::clc::Kind::Proposal)
-                && let Some(outcome) = look_first(tcp)
-            {
-                return outcome;
+            if rdma.role == Role::Server && !rdma.has_begun {
+                if let Some(outcome) = look_first(tcp) {
+                    return outcome;
+                }
+                rdma.has_begun = true;
             }
             let fed = match sys::recv(tcp, &mut bytes[..needed], libc::MSG_DONTWAIT) {
                 Err(Errno::AGAIN | Errno::INTR) => {
@@ -291,7 +284,9 @@ impl Engine {
         prepared: Prepared,
         now: Instant,
     ) -> Result<(), Reason> {
-        let link = state.link_address(prepared.group).ok_or(Reason::LinkFailed)?;
+        let link = state
+            .link_address(prepared.group)
+            .ok_or(Reason::LinkFailed)?;
         let end = self.endpoint(&prepared, &link)?;
         let contact = if rdma.is_first {
             Contact::First { direct: true }
@@ -330,8 +325,7 @@ impl Engine {
                 .group_with(&key, peer.qp_number)
                 .ok_or(Reason::OutOfSync)?;
             let prepared = state.prepare(group)?;
-            let answer_to = AnswerTo::Accept(peer.clone());
-            return self.with_rkey(&mut state, rdma, prepared, answer_to, now);
+            return self.with_rkey(&mut state, rdma, prepared, AnswerTo::Accept, now);
         }
         let chosen = rdma.chosen.as_ref().ok_or(Reason::NoRdmaDevice)?;
         let served = chosen.served(accepted.settled.version)?;
@@ -357,7 +351,9 @@ impl Engine {
         prepared: Prepared,
         now: Instant,
     ) -> Result<(), Reason> {
-        let link = state.link_address(prepared.group).ok_or(Reason::LinkFailed)?;
+        let link = state
+            .link_address(prepared.group)
+            .ok_or(Reason::LinkFailed)?;
         let end = self.endpoint(&prepared, &link)?;
         rdma.prepared = Some(prepared);
         let Some(Machine::Client(machine)) = &mut rdma.machine else {
@@ -388,7 +384,7 @@ impl Engine {
         } else {
             match answer_to {
                 AnswerTo::Proposal(_) => self.answer_proposal(state, rdma, prepared, now)?,
-                AnswerTo::Accept(_) => self.answer_accept(state, rdma, prepared, now)?,
+                AnswerTo::Accept => self.answer_accept(state, rdma, prepared, now)?,
             }
         }
         Ok(Some(Outcome::Waits))
@@ -487,7 +483,12 @@ impl Engine {
             let mut state = self.wire.rdma.lock();
             state.give_back(&prepared);
             if rdma.is_first {
-                state.end_group(prepared.group, Errno::CONNABORTED, Reason::Ended, Instant::now());
+                state.end_group(
+                    prepared.group,
+                    Errno::CONNABORTED,
+                    Reason::Ended,
+                    Instant::now(),
+                );
             }
         }
     }
@@ -601,10 +602,11 @@ fn connected(tcp: BorrowedFd<'_>) -> Option<bool> {
 }
 
 /// Server: what comes first may not be CLC at all, if something on the way took the option out of
-/// our SYN-ACK: then the client knows nothing of SMC.
+/// our SYN-ACK: then the client knows nothing of SMC. `None`: it may be CLC.
 fn look_first(tcp: BorrowedFd<'_>) -> Option<Outcome> {
     let mut first = [0u8; 8];
     match sys::recv(tcp, &mut first, libc::MSG_DONTWAIT | libc::MSG_PEEK) {
+        Err(Errno::AGAIN | Errno::INTR) => Some(Outcome::Waits),
         Ok(n @ 1..) if !may_be_clc(&first[..n]) => Some(Outcome::Tcp(Reason::PeerNoSmc)),
         // Closed at once: there is nothing to move.
         Ok(0) => Some(Outcome::Tcp(Reason::Ended)),
