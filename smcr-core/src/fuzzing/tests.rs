@@ -73,3 +73,8 @@ fn clc_message() {
 fn clc_handshake() {
     run(4, super::clc_handshake);
 }
+
+#[test]
+fn rdma_handshake() {
+    run(4, super::rdma_handshake);
+}

@@ -30,7 +30,7 @@ mod check;
 mod end;
 mod messages;
 
-pub use end::{Contact, Identity, MAX_UEIDS, RdmaEnd, Subnets, V1, V2};
+pub use end::{Contact, MAX_UEIDS, RdmaEnd, RdmaIdentity, Subnets, V1, V2};
 
 use std::time::Instant;
 
