@@ -70,6 +70,13 @@ pub enum ErrorKind {
         /// The valid values.
         range: &'static str,
     },
+    /// A value is not the path of a file.
+    NotAPath {
+        /// The setting.
+        key: &'static str,
+        /// What stands there.
+        value: String,
+    },
     /// `max_memory` has no room for one ring.
     MemoryBelowRing,
     /// An enterprise ID is none, or is given twice, or there are more than 4.
@@ -170,6 +177,12 @@ impl fmt::Display for ErrorKind {
             }
             Self::OutOfRange { key, value, range } => {
                 write!(f, "`{key}` is {value}, valid: {range}")
+            }
+            Self::NotAPath { key, value } => {
+                write!(
+                    f,
+                    "`{key}` is `{value}`, expected the absolute path of a file"
+                )
             }
             Self::MemoryBelowRing => f.write_str(
                 "`max_memory` is less than one `ring_size`: raise it or lower the other",

@@ -15,6 +15,7 @@
 //! smcr_version = any          # SMC-R: 1, 2 or any
 //! smcr_release = 1            # SMC-R version 2: the highest release, 0 or 1
 //! max_group_connections = 255 # SMC-R: connections in a link group, 16..=255
+//! pnet_table = /etc/smcr-pnet.conf # which RoCE ports serve which network interfaces
 //!
 //! # The first rule that matches decides. A rule matches if all its conditions do; a condition
 //! # does if one of its values does.
@@ -54,6 +55,9 @@ use crate::rawfs;
 /// The file that is read when `$SMCR_CONFIG` does not name another.
 pub const DEFAULT_PATH: &str = "/etc/smcr.conf";
 
+/// Where the PNET table is if `pnet_table` does not name another file.
+pub const DEFAULT_PNET_TABLE: &str = "/etc/smcr-pnet.conf";
+
 /// Longest file that is read, in bytes.
 const MAX_FILE: usize = 1 << 20;
 
@@ -72,6 +76,7 @@ pub struct Config {
     smcr_release: u32,
     max_group_connections: u8,
     default: Verdict,
+    pnet_table: PathBuf,
     rules: Vec<Rule>,
 }
 
@@ -119,6 +124,7 @@ impl Default for Config {
             smcr_release: 1,
             max_group_connections: u8::MAX,
             default: Verdict::Smc,
+            pnet_table: DEFAULT_PNET_TABLE.into(),
             rules: Vec::new(),
         }
     }
@@ -269,6 +275,11 @@ impl Config {
         self.max_group_connections
     }
 
+    /// The file with the PNET table: an absolute path. It need not exist.
+    pub fn pnet_table(&self) -> &Path {
+        &self.pnet_table
+    }
+
     fn load_from(
         env: Environment,
         default_path: &str,
@@ -332,6 +343,7 @@ impl fmt::Display for Config {
         writeln!(f, "smcr_release = {}", self.smcr_release)?;
         writeln!(f, "max_group_connections = {}", self.max_group_connections)?;
         writeln!(f, "default = {}", self.default.name())?;
+        writeln!(f, "pnet_table = {}", self.pnet_table.display())?;
         self.rules.iter().try_for_each(|rule| writeln!(f, "{rule}"))
     }
 }

@@ -1,6 +1,7 @@
 //! From text to [`Config`].
 
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use super::error::{ErrorKind, nearest};
 use super::rule::{Rule, VERDICTS, Verdict};
@@ -21,6 +22,7 @@ pub(super) const KEYS: &[&str] = &[
     "smcr_release",
     "max_group_connections",
     "default",
+    "pnet_table",
     "rule",
 ];
 
@@ -116,6 +118,7 @@ fn parse_line(
                 u8::try_from(number).map_err(|_| out_of_range(key, value, "16..=255"))?;
         }
         "default" => config.default = Verdict::ALL[parse_word(key, value, VERDICTS)?],
+        "pnet_table" => config.pnet_table = parse_path(key, value)?,
         // `rule = ...`
         _ => return Err(ErrorKind::NotASetting),
     }
@@ -176,6 +179,17 @@ fn parse_ueids(value: &str) -> Result<Bounded<Eid, MAX_UEIDS>, ErrorKind> {
         eids.push(eid);
     }
     Bounded::new(eids).ok_or_else(|| ErrorKind::BadUeid(value.to_owned()))
+}
+
+/// The path of a file. Programs run in all directories, so a relative one would mean many files.
+fn parse_path(key: &'static str, value: &str) -> Result<PathBuf, ErrorKind> {
+    if !value.starts_with('/') || value.ends_with('/') || value.contains('\0') {
+        return Err(ErrorKind::NotAPath {
+            key,
+            value: value.to_owned(),
+        });
+    }
+    Ok(value.into())
 }
 
 /// A number in digits.

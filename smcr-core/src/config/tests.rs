@@ -44,7 +44,8 @@ fn nothing_means_the_defaults() {
 fn every_setting_is_read() {
     let text = "ring_size=1M # inline\nmax_connections =10\r\nmax_memory\t= 2g\nspin_us = 0\n\
                 handshake_timeout_ms = 10\n  users = any\ndefault = tcp\n\
-                ueid = TEAM-A, B.2\nsmcr_version = 2\nsmcr_release=0\nmax_group_connections=16";
+                 ueid = TEAM-A, B.2\nsmcr_version = 2\nsmcr_release=0\nmax_group_connections=16\n\
+                 pnet_table = /run/my nets # odd, but a name";
     let expected = Config {
         ring_size: 1 << 20,
         max_connections: 10,
@@ -57,6 +58,7 @@ fn every_setting_is_read() {
         smcr_release: 0,
         max_group_connections: 16,
         default: Verdict::Tcp,
+        pnet_table: "/run/my nets".into(),
         ..Config::default()
     };
     let config = parse(text).unwrap();
