@@ -342,6 +342,29 @@ fn subnets() {
     }
 }
 
+/// Each field varied; what belongs to the connection does not count.
+#[test]
+fn links_are_recognised() {
+    let known = endpoint(SERVER_ID, Version::V2);
+    let differs: [(Change, bool, bool); 9] = [
+        (|_| {}, true, true),
+        (|e| e.peer_id.0[7] ^= 1, false, false),
+        (|e| e.gid.0[15] ^= 1, false, false),
+        (|e| e.qp_number = QpNumber::new(9).unwrap(), false, false),
+        (|e| e.mac.0[5] ^= 1, false, true),
+        (|e| e.rkey.0 ^= 1, true, true),
+        (|e| e.token.0 ^= 1, true, true),
+        (|e| e.address ^= 1, true, true),
+        (|e| e.mtu = MtuCode::new(0).unwrap(), true, true),
+    ];
+    for (change, in_v1, in_v2) in differs {
+        let mut said = known.clone();
+        change(&mut said);
+        assert_eq!(names_link(Version::V1, &said, &known), in_v1);
+        assert_eq!(names_link(Version::V2, &said, &known), in_v2);
+    }
+}
+
 /// Of several enterprise IDs the first one in the client's order counts.
 #[test]
 fn the_clients_first_ueid_wins() {

@@ -179,7 +179,7 @@ impl Pair {
 }
 
 /// A timer that ran out may have run out at the peer, too: it is left some time to decline first,
-/// so that two Declines seldom cross (protocol of Linux).
+/// so that two Declines seldom cross. Linux does the same.
 #[test]
 fn after_a_timeout_the_peer_goes_first() {
     for side in SIDES {
