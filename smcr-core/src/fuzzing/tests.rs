@@ -135,3 +135,8 @@ fn llc_flow() {
         });
     });
 }
+
+#[test]
+fn rdma_handshake() {
+    run(4, super::rdma_handshake);
+}
