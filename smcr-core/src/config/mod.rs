@@ -10,6 +10,7 @@
 //! spin_us = 50                # how long a call spins before it sleeps, 0..=1000
 //! handshake_timeout_ms = 2000 # how long a peer may take for a CLC message, 10..=60000
 //! users = same                # peers on this host: of the same user, or any
+//! ask_networks = 10.1.0.0/16  # peers on other hosts that are asked over UDP, none if not set
 //! default = smc               # when no rule matches: smc or tcp
 //!
 //! # The first rule that matches decides. A rule matches if all its conditions do; a condition
@@ -39,8 +40,8 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 pub use error::{ConfigError, ErrorKind};
-use rule::Rule;
 pub use rule::Verdict;
+use rule::{Network, Rule};
 
 use crate::rawfs;
 
@@ -60,6 +61,7 @@ pub struct Config {
     spin_us: u32,
     handshake_timeout_ms: u32,
     users: Users,
+    ask_networks: Vec<Network>,
     default: Verdict,
     rules: Vec<Rule>,
 }
@@ -92,6 +94,7 @@ impl Default for Config {
             spin_us: 50,
             handshake_timeout_ms: 2000,
             users: Users::Same,
+            ask_networks: Vec::new(),
             default: Verdict::Smc,
             rules: Vec::new(),
         }
@@ -214,6 +217,13 @@ impl Config {
         self.users == Users::Any
     }
 
+    /// Whether a peer on another host may be asked by [`crate::signal::networks`]. Both ends have to
+    /// say so of each other.
+    pub fn asks(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.ask_networks.iter().any(|net| net.contains(peer))
+    }
+
     fn load_from(
         env: Environment,
         default_path: &str,
@@ -268,6 +278,10 @@ impl fmt::Display for Config {
         writeln!(f, "spin_us = {}", self.spin_us)?;
         writeln!(f, "handshake_timeout_ms = {}", self.handshake_timeout_ms)?;
         writeln!(f, "users = {}", self.users.name())?;
+        if !self.ask_networks.is_empty() {
+            let networks: Vec<String> = self.ask_networks.iter().map(Network::to_string).collect();
+            writeln!(f, "ask_networks = {}", networks.join(","))?;
+        }
         writeln!(f, "default = {}", self.default.name())?;
         self.rules.iter().try_for_each(|rule| writeln!(f, "{rule}"))
     }

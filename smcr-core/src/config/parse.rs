@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::error::{ErrorKind, nearest};
-use super::rule::{Rule, VERDICTS, Verdict};
+use super::rule::{Network, Rule, VERDICTS, Verdict};
 use super::{Config, Users};
 
 /// All settings.
@@ -14,6 +14,7 @@ pub(super) const KEYS: &[&str] = &[
     "spin_us",
     "handshake_timeout_ms",
     "users",
+    "ask_networks",
     "default",
     "rule",
 ];
@@ -97,6 +98,10 @@ fn parse_line(
             config.handshake_timeout_ms = parse_number(key, value, 10..=60000, "10..=60000")?;
         }
         "users" => config.users = Users::ALL[parse_word(key, value, USERS)?],
+        "ask_networks" => {
+            let networks = value.split(',').map(|text| Network::parse(text.trim()));
+            config.ask_networks = networks.collect::<Result<_, _>>()?;
+        }
         "default" => config.default = Verdict::ALL[parse_word(key, value, VERDICTS)?],
         // `rule = ...`
         _ => return Err(ErrorKind::NotASetting),
