@@ -68,6 +68,8 @@ impl Verdict {
 /// that is neither connecting nor connected. To ask again does no harm.
 ///
 /// A socket that listens already can ask since Linux 6.12 only; one that has not begun to, always.
+/// Of handshakes that are half done when it asks, the client may learn [`Verdict::Plain`] and the
+/// accepted socket [`Verdict::PeerSmc`], as if the option had been taken out on the way.
 pub fn ask(fd: BorrowedFd<'_>) -> bool {
     sys::set_int(fd, LEVEL, ASK, 1).is_ok()
 }

@@ -74,13 +74,11 @@ impl Server {
             return;
         };
         match (&mut self.state, message) {
-            (State::Calling { until, .. }, Message::Ask) => {
-                // It is there, and perhaps was not when we called first.
-                if !self.heard {
-                    self.heard = true;
-                    *until = now + HEARD_WAIT;
-                    self.call();
-                }
+            // It is there, and perhaps was not when we called first.
+            (State::Calling { until, .. }, Message::Ask) if !self.heard => {
+                self.heard = true;
+                *until = now + HEARD_WAIT;
+                self.call();
             }
             (State::Calling { .. }, Message::Commit { early, nonces })
                 if nonces.server == self.nonce =>
