@@ -1,6 +1,7 @@
 //! What is tried in the lab: one function and one line of the table each.
 
 mod rdma_works;
+mod verbs;
 
 use anyhow::Result;
 
@@ -61,8 +62,23 @@ impl Scenario {
 }
 
 /// All scenarios.
-pub const ALL: &[Scenario] = &[Scenario::new(
-    "rdma-works",
-    rdma_works::run,
-    "verbs between the guests: a ping-pong, hardware counters, GIDs",
-)];
+pub const ALL: &[Scenario] = &[
+    Scenario::new(
+        "rdma-works",
+        rdma_works::run,
+        "verbs between the guests: a ping-pong, hardware counters, GIDs",
+    ),
+    Scenario::new(
+        "verbs",
+        verbs::run,
+        "the library's RDMA fabric alone: traffic, failures, latency and throughput",
+    )
+    .bulk(),
+    Scenario::new(
+        "verbs-gone",
+        verbs::gone,
+        "the RDMA device is taken away under traffic",
+    )
+    .bulk()
+    .own_boot(),
+];
