@@ -1,7 +1,10 @@
 //! What is tried in the lab: one function and one line of the table each.
 
+mod apps_tcp;
 mod pnet;
 mod rdma_works;
+mod rivals;
+mod tcp_works;
 
 use anyhow::Result;
 
@@ -73,4 +76,22 @@ pub const ALL: &[Scenario] = &[
         pnet::run,
         "the PNET table: which RoCE port and GID, under VLANs and bonds too",
     ),
+    Scenario::new(
+        "tcp-works",
+        tcp_works::run,
+        "TCP between the guests: iperf3, a pulled cable, a guest that stands still",
+    )
+    .bulk(),
+    Scenario::new(
+        "rivals",
+        rivals::run,
+        "the figures of plain TCP, plain RDMA and rsockets",
+    )
+    .bulk(),
+    Scenario::new(
+        "apps-tcp",
+        apps_tcp::run,
+        "iperf3, redis, nginx and PostgreSQL over plain TCP",
+    )
+    .bulk(),
 ];
