@@ -272,6 +272,10 @@ impl Port for SimPort {
         event
     }
 
+    fn is_gone(&self) -> bool {
+        self.net.lock().ports[self.id.0].is_gone
+    }
+
     fn counts(&self) -> Counts {
         self.net.lock().ports[self.id.0].counts
     }
