@@ -272,6 +272,11 @@ impl Config {
         self.smcr_version != SmcrVersion::V1 && !self.ueids.is_empty()
     }
 
+    /// Whether connections to other hosts may use SMC-R at all.
+    pub fn rdma(&self) -> bool {
+        self.smcr_v1() || self.smcr_v2()
+    }
+
     /// What an end of a link group of SMC-R version 2 can do, with so many links in it (1..=2).
     pub fn smcr_capabilities(&self, max_links: u8) -> Capabilities {
         match self.smcr_release {

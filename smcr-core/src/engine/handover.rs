@@ -327,7 +327,7 @@ impl Engine {
             reason: None,
             local: ends.map(|(local, _)| local),
             peer: ends.map(|(_, peer)| peer),
-            group: u64::from(smc.group().id()),
+            group: u64::from(smc.group_id()),
         };
         self.connections.fetch_add(1, Ordering::Relaxed);
         Connection::adopted(tcp, info, smc)

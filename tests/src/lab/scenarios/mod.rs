@@ -1,6 +1,11 @@
 //! What is tried in the lab: one function and one line of the table each.
 
+mod apps_tcp;
+mod pnet;
+mod rdma_iperf3;
 mod rdma_works;
+mod rivals;
+mod tcp_works;
 
 use anyhow::Result;
 
@@ -61,8 +66,39 @@ impl Scenario {
 }
 
 /// All scenarios.
-pub const ALL: &[Scenario] = &[Scenario::new(
-    "rdma-works",
-    rdma_works::run,
-    "verbs between the guests: a ping-pong, hardware counters, GIDs",
-)];
+pub const ALL: &[Scenario] = &[
+    Scenario::new(
+        "rdma-works",
+        rdma_works::run,
+        "verbs between the guests: a ping-pong, hardware counters, GIDs",
+    ),
+    Scenario::new(
+        "tcp-works",
+        tcp_works::run,
+        "TCP between the guests: iperf3, a pulled cable, a guest that stands still",
+    )
+    .bulk(),
+    Scenario::new(
+        "rivals",
+        rivals::run,
+        "the figures of plain TCP, plain RDMA and rsockets",
+    )
+    .bulk(),
+    Scenario::new(
+        "apps-tcp",
+        apps_tcp::run,
+        "iperf3, redis, nginx and PostgreSQL over plain TCP",
+    )
+    .bulk(),
+    Scenario::new(
+        "pnet",
+        pnet::run,
+        "the PNET table: which RoCE port and GID, under VLANs and bonds too",
+    ),
+    Scenario::new(
+        "rdma-iperf3",
+        rdma_iperf3::run,
+        "iperf3 under the library: over RDMA",
+    )
+    .bulk(),
+];
