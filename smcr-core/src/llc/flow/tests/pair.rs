@@ -91,9 +91,10 @@ fn nothing_comes_at_first_contact() {
         let mut pair = Pair::new(Version::V2);
         pair.cut.push(A);
         let start = pair.now;
-        pair.drive();
+        pair.pass(wait - Duration::from_nanos(1));
         assert_eq!(pair.group(role).poll_timeout(), Some(start + wait));
-        pair.pass(wait);
+        assert!(pair.events_of(role).is_empty());
+        pair.pass(Duration::from_nanos(1));
         assert_eq!(
             pair.events_of(role),
             [
@@ -109,6 +110,20 @@ fn nothing_comes_at_first_contact() {
         assert!(pair.group(role).is_ended());
         assert_eq!(pair.group(role).poll_timeout(), None);
     }
+}
+
+/// A Linux client may lose the first request.
+#[test]
+fn the_server_asks_twice() {
+    let mut pair = Pair::new(Version::V2);
+    pair.cut.push(A);
+    pair.drive();
+    pair.cut.clear();
+    pair.pass(Duration::from_secs(1));
+    assert!(pair.client.is_settled() && pair.server.is_settled());
+    let requests = pair.heads();
+    let requests = requests.iter().filter(|(_, head)| head[0] == 0x21);
+    assert_eq!(requests.count(), 3);
 }
 
 /// The owner has to make its queue pair ready; if it does not, the link fails like any other.
