@@ -11,10 +11,8 @@ use std::time::{Duration, Instant};
 
 use crate::Reason;
 use crate::clc::{DmbToken, Header, HostName, Message, PeerId, RmbeIndex, RmbeSize};
-use crate::handshake::shm::{Identity, ShmEids, ShmGid, ShmLocal, ShmOffer};
-use crate::handshake::{
-    ClientHandshake, Event, HandshakeError, MAX_NEEDED, Phase, ServerHandshake, Timeouts,
-};
+use crate::handshake::shm::{Identity, Shm, ShmEids, ShmGid, ShmHost, ShmLocal, ShmOffer};
+use crate::handshake::{Event, HandshakeError, MAX_NEEDED, Phase, ShmClient, ShmServer, Timeouts};
 
 /// Parses `data` as one CLC message. What parses can be said again, and then means the same.
 pub fn clc_message(data: &[u8]) {
@@ -79,8 +77,8 @@ pub fn clc_handshake(data: &[u8]) {
 }
 
 enum Machine {
-    Client(ClientHandshake),
-    Server(ServerHandshake),
+    Client(ShmClient),
+    Server(ShmServer),
 }
 
 impl Machine {
@@ -99,27 +97,26 @@ impl Machine {
         };
         let eids = ShmEids::default();
         if is_client {
-            Self::Client(ClientHandshake::new(
+            Self::Client(ShmClient::new(
                 ShmOffer { identity, eids },
                 Timeouts::default(),
                 now,
             ))
         } else {
-            Self::Server(ServerHandshake::new(
-                identity,
-                eids,
+            Self::Server(ShmServer::new(
+                ShmHost { identity, eids },
                 Timeouts::default(),
                 now,
             ))
         }
     }
 
-    fn answer(&mut self, event: &Event, now: Instant) {
+    fn answer(&mut self, event: &Event<Shm>, now: Instant) {
         // Fails if the owner declined in the meantime, as it may.
         let _ = match (self, event) {
-            (Self::Client(client), Event::Accepted { .. }) => client.confirm(Self::LOCAL),
-            (Self::Server(server), Event::Proposed { gid, .. }) => {
-                server.accept(Self::LOCAL, gid.0[0] & 1 == 0, now)
+            (Self::Client(client), Event::Accepted(_)) => client.confirm(Self::LOCAL),
+            (Self::Server(server), Event::Proposed(proposed)) => {
+                server.accept(Self::LOCAL, proposed.gid.0[0] & 1 == 0, now)
             }
             _ => Ok(()),
         };
@@ -148,7 +145,7 @@ impl Machine {
         }
     }
 
-    fn event(&mut self) -> Option<Event> {
+    fn event(&mut self) -> Option<Event<Shm>> {
         match self {
             Self::Client(client) => client.poll_event(),
             Self::Server(server) => server.poll_event(),

@@ -22,6 +22,7 @@ pub mod handshake;
 pub mod llc;
 pub mod net;
 mod rawfs;
+pub mod rdma;
 pub mod reason;
 pub mod rendezvous;
 pub mod shm;

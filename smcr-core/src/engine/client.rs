@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
-use super::{Connection, Engine, addresses};
+use super::{Connection, Engine, addresses, on_this_host};
 use crate::conn::bell;
-use crate::handshake::ClientHandshake;
+use crate::handshake::ShmClient;
 use crate::rendezvous::names::{self, CallListener};
 use crate::rendezvous::syn::{self, Window};
 use crate::shm::Rx;
@@ -51,7 +51,7 @@ pub struct Pending {
     pub(super) channel: Option<OwnedFd>,
     /// The server's end of the readiness pair, until it is on its way.
     pub(super) server_end: Option<OwnedFd>,
-    pub(super) handshake: Option<ClientHandshake>,
+    pub(super) handshake: Option<ShmClient>,
     pub(super) buffer: Option<(Arc<crate::group::LinkGroup>, Rx)>,
 }
 
@@ -126,9 +126,7 @@ impl Engine {
             })
         };
         let (local, peer) = addresses(fd).map_err(internal)?;
-        if local.ip().to_canonical() != peer.ip().to_canonical()
-            && !peer.ip().to_canonical().is_loopback()
-        {
+        if !on_this_host(peer, local) {
             // Somebody on this host listens on the same port, but this is not where we went.
             return Err(Some(Reason::PeerNoSmc));
         }

@@ -19,7 +19,7 @@ use crate::Reason;
 use crate::clc::{DmbToken, RmbeIndex, RmbeSize};
 use crate::conn::Smc;
 use crate::handshake::shm::{ShmBuffer, ShmGid, ShmOffer};
-use crate::handshake::{ClientHandshake, Event};
+use crate::handshake::{Event, ShmClient};
 use crate::rendezvous::messages::{self, Message, RmbInfo};
 use crate::shm::Rx;
 use crate::stat::Counter;
@@ -387,7 +387,7 @@ impl Engine {
             identity: self.identity,
             eids: self.eids.clone(),
         };
-        let mut handshake = ClientHandshake::new(offer, self.timeouts(), Instant::now());
+        let mut handshake = ShmClient::new(offer, self.timeouts(), Instant::now());
         if let Some(at) = handshake.poll_timeout() {
             self.helper.wait_for_handshake(connection, at);
         }
@@ -425,8 +425,8 @@ impl Engine {
             }
             match handshake.poll_event() {
                 None => {}
-                Some(Event::Accepted { peer, .. }) => {
-                    break self.accepted_by(connection, guard, peer);
+                Some(Event::Accepted(accepted)) => {
+                    break self.accepted_by(connection, guard, accepted.peer);
                 }
                 Some(Event::Declined { code, .. }) => {
                     log::debug!("the peer declined: {code:?}");

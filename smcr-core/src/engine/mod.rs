@@ -133,12 +133,7 @@ impl Engine {
     }
 
     fn timeouts(&self) -> Timeouts {
-        let wait = self.config.handshake_timeout();
-        Timeouts {
-            proposal: wait,
-            accept: wait,
-            confirm: wait,
-        }
+        Timeouts::of(self.config.handshake_timeout())
     }
 
     /// Whether the rules let a connection use SMC, and the limits leave room for it.
@@ -253,4 +248,11 @@ pub fn addresses(fd: BorrowedFd<'_>) -> Result<(SocketAddr, SocketAddr), Errno> 
         .try_into()
         .map_err(|_| Errno::AFNOSUPPORT)?;
     Ok((local, peer))
+}
+
+/// Whether a connection between these addresses surely stays on this host. Two different
+/// addresses may both be ours, but that takes a look at the interfaces to know.
+fn on_this_host(server: SocketAddr, client: SocketAddr) -> bool {
+    let server = server.ip().to_canonical();
+    server == client.ip().to_canonical() || server.is_loopback()
 }

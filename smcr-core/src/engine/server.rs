@@ -10,12 +10,12 @@ use rustix::io::Errno;
 use super::client::is_established;
 use super::connection::EARLY_MAX;
 use super::helper::{disconnect, transmit};
-use super::{Connection, Engine, PUBLISHER, addresses};
+use super::{Connection, Engine, PUBLISHER, addresses, on_this_host};
 use crate::conn::Smc;
 use crate::conn::bell;
 use crate::group::LinkGroup;
-use crate::handshake::shm::ShmGid;
-use crate::handshake::{Event, ServerHandshake};
+use crate::handshake::shm::{ShmGid, ShmHost};
+use crate::handshake::{Event, ShmServer};
 use crate::rendezvous::messages::{self, Message, RmbInfo};
 use crate::rendezvous::{names, syn};
 use crate::shm::Rx;
@@ -31,8 +31,9 @@ pub struct Accepted {
     pub end: OwnedFd,
 }
 
-/// How long to look for the client's name, which it binds right after its connect().
-const CALL_WAIT: Duration = Duration::from_millis(20);
+/// How long to look for the client's name, which it binds right after its connect(), unless it
+/// loses its core in between.
+const CALL_WAIT: Duration = Duration::from_millis(100);
 
 /// How long to look without sleeping, and then how often to look.
 const CALL_YIELD: Duration = Duration::from_micros(500);
@@ -64,6 +65,10 @@ impl Engine {
             return Err(Reason::PeerNoSmc);
         };
         let (local, peer) = addresses(fd).map_err(|_| Reason::Ended)?;
+        if !on_this_host(local, peer) {
+            // Anybody can send a SYN with that hint; nobody far away can make us wait.
+            return Err(Reason::PeerNoSmc);
+        }
         self.allow(local.port(), peer.ip())?;
         if !fds::reserve() {
             return Err(Reason::Descriptors);
@@ -78,8 +83,10 @@ impl Engine {
             tsval: syn.tsval,
             gid: self.identity.gid.0,
         };
-        messages::send(channel.as_fd(), &hello, &[]).map_err(|_| Reason::NoAnswer)?;
-        let (message, passed) = wait_commit(&channel)?;
+        // A client that closes again at once takes its channel with it: there is nothing to move.
+        let unanswered = |reason| if is_ending(fd) { Reason::Ended } else { reason };
+        messages::send(channel.as_fd(), &hello, &[]).map_err(|_| unanswered(Reason::NoAnswer))?;
+        let (message, passed) = wait_commit(&channel).map_err(unanswered)?;
         let Message::Commit { early, gid, rmb } = message else {
             return Err(Reason::ClcInvalid);
         };
@@ -174,8 +181,11 @@ impl Engine {
         }
         let timeouts = self.timeouts();
         take_early(tcp, rx, early, Instant::now() + timeouts.proposal)?;
-        let mut handshake =
-            ServerHandshake::new(self.identity, self.eids.clone(), timeouts, Instant::now());
+        let host = ShmHost {
+            identity: self.identity,
+            eids: self.eids.clone(),
+        };
+        let mut handshake = ShmServer::new(host, timeouts, Instant::now());
         let mut memory = Some(client.memory);
         let mut bytes = [0u8; 4096];
         loop {
@@ -198,7 +208,7 @@ impl Engine {
                 })?;
             };
             match event {
-                Event::Proposed { gid, .. } => {
+                Event::Proposed(proposed) => {
                     let own = self.describe(rx).map_err(Refusal::Broken)?;
                     let (rmb, _) = rx.rmbe();
                     let info = RmbInfo {
@@ -211,7 +221,7 @@ impl Engine {
                         &[rmb.fd()],
                     );
                     let first_contact = group.connections() <= 1;
-                    let answered = if gid != client.gid || sent.is_err() {
+                    let answered = if proposed.gid != client.gid || sent.is_err() {
                         handshake.decline(Reason::ClcInvalid)
                     } else {
                         handshake.accept(own, first_contact, Instant::now())
@@ -219,7 +229,8 @@ impl Engine {
                     answered.map_err(|_| Refusal::Broken(Reason::Internal))?;
                     transmit(tcp, handshake.poll_transmit());
                 }
-                Event::Confirmed { peer } => {
+                Event::Confirmed(confirmed) => {
+                    let peer = confirmed.peer;
                     let rmb = client.rmb;
                     if peer.token.0 != rmb.token
                         || peer.size.bytes() != rmb.geometry.rmbe_size as usize
@@ -280,6 +291,19 @@ fn call(
             Err(_) => return Err(Reason::Internal),
         }
     }
+}
+
+/// Whether the client is closing its connection. Its channel goes first, its FIN follows: looks
+/// again for a moment.
+fn is_ending(tcp: BorrowedFd<'_>) -> bool {
+    let began = Instant::now();
+    while is_established(tcp) {
+        if began.elapsed() >= CALL_WAIT {
+            return false;
+        }
+        std::thread::sleep(CALL_YIELD);
+    }
+    true
 }
 
 /// Whether the client may not have come to bind its name yet. If it is gone, or gave SMC up

@@ -22,19 +22,41 @@ pub fn target() -> PathBuf {
     }
 }
 
+/// Set to the name of a cargo profile: what was built with it is tested, in place of the release
+/// build. `quick` is quicker to build.
+pub const PROFILE: &str = "SMCR_PROFILE";
+
+/// The profile whose programs are tested.
+pub fn profile() -> String {
+    std::env::var(PROFILE).unwrap_or_else(|_| "release".to_owned())
+}
+
+/// Where cargo puts the programs under test.
+pub fn programs() -> PathBuf {
+    match profile().as_str() {
+        "dev" => target().join("debug"),
+        profile => target().join(profile),
+    }
+}
+
 /// The library that is preloaded.
 pub fn library() -> PathBuf {
-    target().join("release/libsmcr.so")
+    programs().join("libsmcr.so")
 }
 
 /// The statistics tool.
 pub fn stat_tool() -> PathBuf {
-    target().join("release/smcr-stat")
+    programs().join("smcr-stat")
 }
 
 /// The load program of this package.
 pub fn load_tool() -> PathBuf {
-    target().join("release/smcr-load")
+    programs().join("smcr-load")
+}
+
+/// The agent in the lab's guests.
+pub fn guest_agent() -> PathBuf {
+    programs().join("smcr-guest")
 }
 
 /// A small program that the tests bring along.
@@ -56,7 +78,7 @@ pub fn python() -> PathBuf {
 /// Set by whoever has built the release programs already.
 pub const PREBUILT: &str = "SMCR_PREBUILT";
 
-/// The packages that scenarios need in release form.
+/// The packages whose programs scenarios need.
 pub const PACKAGES: [&str; 3] = ["smcr-preload", "smcr-stat", "smcr-tests"];
 
 /// Builds the library and the tools once per process, so that a test never runs against a stale
@@ -68,7 +90,8 @@ pub fn ensure_built() -> Result<()> {
             return true;
         }
         let mut cargo = Command::new("cargo");
-        cargo.args(["build", "--quiet", "--release", "--bins", "--lib"]);
+        cargo.args(["build", "--quiet", "--bins", "--lib", "--profile"]);
+        cargo.arg(profile());
         for package in PACKAGES {
             cargo.args(["--package", package]);
         }
@@ -76,11 +99,15 @@ pub fn ensure_built() -> Result<()> {
         cargo.status().is_ok_and(|status| status.success())
     });
     if !built {
-        bail!("`cargo build --release` failed: the library is not there to be tested");
+        bail!("`cargo build` failed: the library is not there to be tested");
     }
-    for file in [library(), stat_tool(), load_tool()] {
+    for file in [library(), stat_tool(), load_tool(), guest_agent()] {
         if !file.exists() {
-            bail!("{} is missing: run `cargo build --release`", file.display());
+            bail!(
+                "{} is missing: run `cargo build --profile {} --workspace`",
+                file.display(),
+                profile()
+            );
         }
     }
     Ok(())

@@ -11,7 +11,7 @@ use smcr_tests::scenario::process;
 use crate::ui;
 
 /// A program or file, and the Debian package that has it.
-const NEEDED: [(&str, &str); 13] = [
+const NEEDED: [(&str, &str); 25] = [
     ("iperf3", "iperf3"),
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
@@ -25,6 +25,19 @@ const NEEDED: [(&str, &str); 13] = [
     ("python3", "python3"),
     ("gcc", "gcc"),
     ("/usr/include/stdio.h", "libc6-dev"),
+    // The lab: two emulated machines, and what runs in them.
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("modprobe", "kmod"),
+    ("xz", "xz-utils"),
+    ("ip", "iproute2"),
+    ("ibv_devinfo", "ibverbs-utils"),
+    ("/etc/libibverbs.d/rxe.driver", "ibverbs-providers"),
+    ("ib_write_lat", "perftest"),
+    ("rstream", "rdmacm-utils"),
+    ("tshark", "tshark"),
+    ("/usr/lib/postgresql/*/bin/postgres", "postgresql"),
+    ("/usr/lib/postgresql/*/bin/pgbench", "postgresql"),
 ];
 
 const POLICY: &str = "/usr/sbin/policy-rc.d";
@@ -77,12 +90,22 @@ pub(crate) fn install() -> Result<()> {
 
 /// The packages of what is missing, in order.
 fn missing() -> Vec<&'static str> {
-    let is_missing = |name: &str| process::find(OsStr::new(name)).is_none();
     NEEDED
         .iter()
-        .filter(|(name, _)| is_missing(name))
+        .filter(|(name, _)| !is_there(name))
         .map(|(_, package)| *package)
         .collect()
+}
+
+/// Is the program or file there? `*` stands for a directory of any name.
+fn is_there(name: &str) -> bool {
+    let Some((base, rest)) = name.split_once("/*/") else {
+        return process::find(OsStr::new(name)).is_some();
+    };
+    let directories = std::fs::read_dir(base).into_iter().flatten().flatten();
+    directories
+        .into_iter()
+        .any(|entry| entry.path().join(rest).exists())
 }
 
 fn apt_get(arguments: &[&str]) -> Result<bool> {

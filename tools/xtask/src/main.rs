@@ -5,6 +5,7 @@ mod cargo;
 mod demo;
 mod deny;
 mod deps;
+mod lab;
 mod lint;
 mod test;
 mod ui;
@@ -20,6 +21,8 @@ cargo xtask <command>
   demo                  real programs over plain TCP and under the library, side by side
   bench [--json FILE] [--quick] [--list] [NAME...]
                         the same as numbers: medians, ratios, targets
+  lab [--list] [--keep DIR] [--profile NAME] [SCENARIO... | shell [GUEST]]
+                        real RDMA, between two emulated machines
   lint                  rustfmt, clippy per package, cargo deny
   test                  everything that continuous integration runs
 ";
@@ -48,6 +51,9 @@ fn run() -> Result<bool> {
     };
     if command == "bench" {
         return bench::run(bench::Options::parse(arguments)?).map(|()| true);
+    }
+    if command == "lab" {
+        return lab::run(arguments);
     }
     if let Some(extra) = arguments.next()? {
         return Err(extra.unexpected().into());
