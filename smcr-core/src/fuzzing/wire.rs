@@ -13,8 +13,9 @@ use crate::llc::{
 };
 
 /// One end of a connection whose peer says `data`. The first byte is the window (bits 0..=3 its
-/// size, bit 4 the eye catcher). Then, each behind a byte: 44 bytes of the peer's (the byte is
-/// even), or a step that an honest peer and our own program take (it is odd).
+/// size, bit 4 the eye catcher). Then operations of a byte, the lowest two bits of which say what:
+/// 44 bytes of the peer's follow (0), the peer lies by a little (2), or both ends do what they may
+/// (1, 3); the others say how much.
 pub fn cdc(data: &[u8]) {
     let Some((&setup, mut rest)) = data.split_first() else {
         return;
@@ -27,13 +28,16 @@ pub fn cdc(data: &[u8]) {
     let size = RmbeSize::new(setup & 0x0f).expect("four bits");
     let mut end = End::new(Window::new(size, eye_catcher));
     while let Some((&op, more)) = rest.split_first() {
-        if op & 1 == 0 {
-            let (message, more) = more.split_at(more.len().min(cdc::LEN));
-            rest = more;
-            end.hostile(message);
-        } else {
-            rest = more;
-            end.honest(u64::from(op >> 1));
+        rest = more;
+        let amount = u64::from(op >> 2);
+        match op & 3 {
+            0 => {
+                let (message, more) = more.split_at(more.len().min(cdc::LEN));
+                rest = more;
+                end.hostile(message);
+            }
+            2 => end.lie(amount),
+            _ => end.honest(amount),
         }
         end.check();
     }
@@ -99,11 +103,25 @@ impl End {
         produced.is_ok() && consumed.is_ok()
     }
 
-    /// The peer writes and reads up to `amount` of 127 parts of what it may, and says so; then our
+    /// A cursor just beyond what can be true, or just behind what was said before.
+    fn lie(&self, amount: u64) {
+        let limit = self.consumed + u64::from(self.window.capacity());
+        for (known, limit) in [
+            (self.peer_produced, limit),
+            (self.peer_consumed, self.produced),
+        ] {
+            let lies = [limit + 1 + amount, known - 1 - amount];
+            for cursor in lies.map(|lie| Cursor::from_position(lie, self.window)) {
+                assert!(self.window.advance(known, limit, cursor).is_err());
+            }
+        }
+    }
+
+    /// The peer writes and reads up to `amount` of 63 parts of what it may, and says so; then our
     /// program does the same.
     fn honest(&mut self, amount: u64) {
         let capacity = u64::from(self.window.capacity());
-        let part = |room: u64| room * amount / 127;
+        let part = |room: u64| room * amount / 63;
         let produced = self.peer_produced + part(self.consumed + capacity - self.peer_produced);
         let consumed = self.peer_consumed + part(self.produced - self.peer_consumed);
         let message = CdcMessage {
