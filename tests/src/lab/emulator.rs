@@ -13,6 +13,11 @@ use super::{initramfs, wire};
 use crate::scenario::paths;
 use crate::scenario::process::{Program, Running};
 
+/// Nobody attacks these guests, and mitigations cost an emulated processor a lot. On a busy host
+/// timer interrupts come late, which the kernel would take for a broken board.
+const KERNEL_ARGUMENTS: &str =
+    "console=ttyS0 quiet panic=-1 mitigations=off nokaslr no_timer_check tsc=reliable";
+
 /// What an emulator is started with.
 pub(super) struct Hardware<'a> {
     pub(super) kernel: &'a Kernel,
@@ -25,6 +30,8 @@ pub(super) struct Hardware<'a> {
     pub(super) lifetime: Duration,
     /// Where the console's output and the initramfs go.
     pub(super) logs: &'a Path,
+    /// UDP ports of 127.0.0.1, over which the two network interfaces are joined.
+    pub(super) wire: [u16; 2],
     /// Where the sockets go; both guests' are in one directory.
     pub(super) sockets: &'a Path,
 }
@@ -67,8 +74,7 @@ impl Emulator {
             .arg("-initrd")
             .arg(&initramfs)
             .arg("-append")
-            // Nobody attacks these guests; mitigations cost an emulated processor a lot.
-            .arg("console=ttyS0 quiet panic=-1 mitigations=off nokaslr")
+            .arg(KERNEL_ARGUMENTS)
             .arg("-serial")
             .arg(format!("file:{}", shown(console.clone())))
             .arg("-qmp")
@@ -90,13 +96,12 @@ impl Emulator {
                 .arg("-device")
                 .arg(format!("virtserialport,chardev={port},name={port}"));
         }
-        let wire = |number| shown(hardware.sockets.join(format!("{number}.wire")));
+        let [near, far] = [number, peer].map(|number| hardware.wire[number - 1]);
         qemu = qemu
             .arg("-netdev")
             .arg(format!(
-                "dgram,id=net0,local.type=unix,local.path={},remote.type=unix,remote.path={}",
-                wire(number),
-                wire(peer)
+                "dgram,id=net0,local.type=inet,local.host=127.0.0.1,local.port={near},\
+                 remote.type=inet,remote.host=127.0.0.1,remote.port={far}"
             ))
             .arg("-device")
             .arg(format!(

@@ -1,5 +1,6 @@
 //! Two guests on one wire.
 
+use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ impl Pair {
         std::fs::create_dir_all(logs).with_context(|| logs.display().to_string())?;
         // Not in the target directory: the names of sockets have to be short.
         let sockets = tempfile::Builder::new().prefix("smcr-lab-").tempdir()?;
+        let wire = free_ports()?;
         let hardware = ["server", "client"].map(|name| Hardware {
             kernel,
             number: if name == "server" { 1 } else { 2 },
@@ -38,11 +40,11 @@ impl Pair {
             memory_mib: 1536,
             lifetime: lifetime.unwrap_or(LIFETIME),
             logs,
+            wire,
             sockets: sockets.path(),
         });
         let [first, second] = &hardware;
-        let emulators = [Emulator::start(first)?, Emulator::start(second)?];
-        let [one, two] = emulators;
+        let (one, two) = (Emulator::start(first)?, Emulator::start(second)?);
         let server = Guest::boot(one, first).context("guest 1 (server) did not come up")?;
         let client = Guest::boot(two, second).context("guest 2 (client) did not come up")?;
         Ok(Self {
@@ -74,6 +76,12 @@ impl Pair {
         &self.scenario_logs
     }
 
+    /// The running scenario's capture at one guest (`server` or `client`). It can be read at any
+    /// time: what has gone over the wire is in it.
+    pub fn capture(&self, guest: &str) -> PathBuf {
+        self.scenario_logs.join(format!("{guest}.pcap"))
+    }
+
     pub(super) fn set_logs(&mut self, logs: &Path) {
         self.scenario_logs = logs.to_path_buf();
     }
@@ -95,4 +103,15 @@ impl Pair {
         }
         forced
     }
+}
+
+/// Two UDP ports that nobody uses now. (Somebody else could take one before the emulators do;
+/// then they end, and say so.)
+fn free_ports() -> Result<[u16; 2]> {
+    let sockets = [
+        UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?,
+        UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?,
+    ];
+    let [one, two] = &sockets;
+    Ok([one.local_addr()?.port(), two.local_addr()?.port()])
 }

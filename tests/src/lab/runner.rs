@@ -104,6 +104,14 @@ impl Lab {
                 return Ok(pair);
             }
         }
+        // Once more, should it fail: on a machine that has no time for them, emulated ones may.
+        self.boot().or_else(|error| {
+            println!("{error:#}\nbooting again");
+            self.boot()
+        })
+    }
+
+    fn boot(&mut self) -> Result<Pair> {
         self.boots += 1;
         let start = Instant::now();
         let logs = self.logs.join(format!("boot-{}", self.boots));

@@ -1,12 +1,14 @@
 //! What is tried in the lab: one function and one line of the table each.
 
 mod apps_tcp;
+mod kernel_smc;
 mod rdma_works;
 mod rivals;
 mod tcp_works;
 
 use anyhow::Result;
 
+use super::kernel_peer;
 use super::pair::Pair;
 
 /// One scenario.
@@ -88,4 +90,10 @@ pub const ALL: &[Scenario] = &[
         "iperf3, redis, nginx and PostgreSQL over plain TCP",
     )
     .bulk(),
+    Scenario::new(
+        "kernel-smc",
+        kernel_smc::run,
+        "Linux's own SMC-R between the guests, and its messages as tshark reads them",
+    )
+    .modules(kernel_peer::MODULES),
 ];
