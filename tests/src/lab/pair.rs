@@ -1,6 +1,5 @@
 //! Two guests on one wire.
 
-use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use super::guest::Guest;
 use super::kernel::Kernel;
 
 /// A guest powers off after this, should nobody do it.
-const LIFETIME: Duration = Duration::from_secs(30 * 60);
+const LIFETIME: Duration = Duration::from_secs(60 * 60);
 
 /// Two guests: the first is called server, the second client.
 pub struct Pair {
@@ -19,8 +18,8 @@ pub struct Pair {
     pub server: Guest,
     /// 10.77.0.2, fd77::2.
     pub client: Guest,
+    boot_logs: PathBuf,
     logs: PathBuf,
-    scenario_logs: PathBuf,
     notes: Vec<(String, String)>,
     sockets: tempfile::TempDir,
 }
@@ -32,7 +31,6 @@ impl Pair {
         std::fs::create_dir_all(logs).with_context(|| logs.display().to_string())?;
         // Not in the target directory: the names of sockets have to be short.
         let sockets = tempfile::Builder::new().prefix("smcr-lab-").tempdir()?;
-        let wire = free_ports()?;
         let hardware = ["server", "client"].map(|name| Hardware {
             kernel,
             number: if name == "server" { 1 } else { 2 },
@@ -40,7 +38,6 @@ impl Pair {
             memory_mib: 1536,
             lifetime: lifetime.unwrap_or(LIFETIME),
             logs,
-            wire,
             sockets: sockets.path(),
         });
         let [first, second] = &hardware;
@@ -50,8 +47,8 @@ impl Pair {
         Ok(Self {
             server,
             client,
+            boot_logs: logs.to_path_buf(),
             logs: logs.to_path_buf(),
-            scenario_logs: logs.to_path_buf(),
             notes: Vec::new(),
             sockets,
         })
@@ -73,17 +70,17 @@ impl Pair {
 
     /// Where the running scenario's logs go, and its captures, `server.pcap` and `client.pcap`.
     pub fn logs(&self) -> &Path {
-        &self.scenario_logs
+        &self.logs
     }
 
     /// The running scenario's capture at one guest (`server` or `client`). It can be read at any
     /// time: what has gone over the wire is in it.
     pub fn capture(&self, guest: &str) -> PathBuf {
-        self.scenario_logs.join(format!("{guest}.pcap"))
+        self.logs.join(format!("{guest}.pcap"))
     }
 
     pub(super) fn set_logs(&mut self, logs: &Path) {
-        self.scenario_logs = logs.to_path_buf();
+        self.logs = logs.to_path_buf();
     }
 
     /// Where the sockets of both are.
@@ -93,7 +90,7 @@ impl Pair {
 
     /// Powers both off. Names those that had to be forced.
     pub fn power_off(mut self) -> Vec<String> {
-        let logs = self.logs.clone();
+        let logs = self.boot_logs.clone();
         let mut forced = Vec::new();
         for guest in self.guests() {
             let kernel_log = logs.join(format!("{}.dmesg", guest.name()));
@@ -103,15 +100,4 @@ impl Pair {
         }
         forced
     }
-}
-
-/// Two UDP ports that nobody uses now. (Somebody else could take one before the emulators do;
-/// then they end, and say so.)
-fn free_ports() -> Result<[u16; 2]> {
-    let sockets = [
-        UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?,
-        UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?,
-    ];
-    let [one, two] = &sockets;
-    Ok([one.local_addr()?.port(), two.local_addr()?.port()])
 }

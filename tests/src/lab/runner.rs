@@ -99,10 +99,10 @@ impl Lab {
     }
 
     fn take_pair(&mut self) -> Result<Pair> {
-        if let Some(mut pair) = self.pair.take() {
-            if pair.guests().into_iter().all(|guest| guest.check().is_ok()) {
-                return Ok(pair);
-            }
+        if let Some(mut pair) = self.pair.take()
+            && pair.guests().into_iter().all(|guest| guest.check().is_ok())
+        {
+            return Ok(pair);
         }
         // Once more, should it fail: on a machine that has no time for them, emulated ones may.
         self.boot().or_else(|error| {

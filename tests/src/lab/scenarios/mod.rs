@@ -2,6 +2,7 @@
 
 mod apps_tcp;
 mod kernel_smc;
+mod library;
 mod rdma_works;
 mod rivals;
 mod tcp_works;
@@ -88,6 +89,12 @@ pub const ALL: &[Scenario] = &[
         "apps-tcp",
         apps_tcp::run,
         "iperf3, redis, nginx and PostgreSQL over plain TCP",
+    )
+    .bulk(),
+    Scenario::new(
+        "library",
+        library::run,
+        "programs under the library: in one guest, and between the two",
     )
     .bulk(),
     Scenario::new(
