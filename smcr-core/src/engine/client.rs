@@ -25,7 +25,11 @@ pub struct ConnectPlan(How);
 #[derive(Debug)]
 enum How {
     /// By the hint for a listener on this host.
-    Shm { began: Instant, ipv6: bool, ttl: i32 },
+    Shm {
+        began: Instant,
+        ipv6: bool,
+        ttl: i32,
+    },
     /// By the TCP option of RFC 7609.
     Rdma { peer: SocketAddr },
 }

@@ -132,7 +132,11 @@ impl Helper {
 impl Engine {
     /// Hands a connection to the helper thread. If that is not possible it stays on TCP.
     pub fn watch(&'static self, connection: &Arc<Connection>) {
-        if connection.lock_pending().as_ref().is_some_and(|pending| pending.rdma.is_some()) {
+        if connection
+            .lock_pending()
+            .as_ref()
+            .is_some_and(|pending| pending.rdma.is_some())
+        {
             return self.watch_rdma(connection);
         }
         let helper = &self.helper;

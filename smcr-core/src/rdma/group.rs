@@ -176,7 +176,10 @@ impl Group {
 
     /// Whether one more connection may join.
     pub(super) fn has_room(&self) -> bool {
-        let most = self.settled.limits.map_or(u8::MAX, |limits| limits.max_conns);
+        let most = self
+            .settled
+            .limits
+            .map_or(u8::MAX, |limits| limits.max_conns);
         self.tokens.len() < usize::from(most)
     }
 

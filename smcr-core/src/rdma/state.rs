@@ -27,7 +27,7 @@ use crate::stat::Counter;
 #[derive(Debug, Default)]
 pub(crate) struct State {
     ports: Vec<OpenPort>,
-    groups: HashMap<u32, Group>,
+    pub(super) groups: HashMap<u32, Group>,
     next_group: u32,
     connections: Vec<Place>,
     free: Vec<u32>,
@@ -280,7 +280,8 @@ impl State {
             peer,
             token,
         };
-        let connection = Connection::new(Arc::clone(&shared), parts, now).ok_or(Reason::Internal)?;
+        let connection =
+            Connection::new(Arc::clone(&shared), parts, now).ok_or(Reason::Internal)?;
         let early = group.tokens.insert(token, Target::Live(id));
         self.connections[id.index as usize].connection = Some((group_id, connection));
         if let Some(Target::Early(messages)) = early {
@@ -530,7 +531,8 @@ impl State {
     /// The next deadline.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let connections = self.connections.iter();
-        let of_connections = connections.filter_map(|place| place.connection.as_ref()?.1.deadline());
+        let of_connections =
+            connections.filter_map(|place| place.connection.as_ref()?.1.deadline());
         let of_groups = self.groups.values().filter_map(Group::next_timeout);
         of_connections.chain(of_groups).min()
     }
@@ -565,9 +567,12 @@ impl State {
                 log::debug!("{}: {event:?}", port.name());
                 let of: Vec<u32> = match event {
                     PortEvent::Up => continue,
-                    PortEvent::LinkFailed(link) => {
-                        self.ports[place].links.get(&link).copied().into_iter().collect()
-                    }
+                    PortEvent::LinkFailed(link) => self.ports[place]
+                        .links
+                        .get(&link)
+                        .copied()
+                        .into_iter()
+                        .collect(),
                     PortEvent::Down | PortEvent::Gone => {
                         self.ports[place].links.values().copied().collect()
                     }
@@ -581,7 +586,10 @@ impl State {
 
     /// Everybody's ports.
     pub(super) fn ports(&self) -> Vec<Arc<dyn Port>> {
-        self.ports.iter().map(|open| Arc::clone(&open.port)).collect()
+        self.ports
+            .iter()
+            .map(|open| Arc::clone(&open.port))
+            .collect()
     }
 
     /// Has the thread watch the end of a connection.

@@ -23,8 +23,8 @@ pub(super) use thread::Thread;
 use super::client::{Connecting, Pending};
 use super::{Connection, Engine};
 use crate::conn::bell;
-use crate::signal::option::{self as signal, Verdict};
 use crate::handshake::Timeouts;
+use crate::signal::option::{self as signal, Verdict};
 use crate::stat::{ConnInfo, Mode, Role, State};
 use crate::{Reason, fds};
 
@@ -103,7 +103,9 @@ impl Engine {
     ) -> Result<Connecting, Reason> {
         match signal::verdict(fd) {
             Verdict::PeerSmc => {}
-            Verdict::Plain | Verdict::NotAsked | Verdict::NoSignal => return Err(Reason::PeerNoSmc),
+            Verdict::Plain | Verdict::NotAsked | Verdict::NoSignal => {
+                return Err(Reason::PeerNoSmc);
+            }
             Verdict::NoSyn => return Err(Reason::SynCookies),
         }
         self.allow(local.port(), peer.ip())?;

@@ -132,12 +132,7 @@ impl Engine {
     }
 
     /// Goes on with the CLC handshake as far as the bytes in the TCP stream allow.
-    fn talk(
-        &'static self,
-        rdma: &mut RdmaPending,
-        tcp: BorrowedFd<'_>,
-        now: Instant,
-    ) -> Outcome {
+    fn talk(&'static self, rdma: &mut RdmaPending, tcp: BorrowedFd<'_>, now: Instant) -> Outcome {
         let mut bytes = [0u8; MAX_NEEDED];
         loop {
             let Some(machine) = &mut rdma.machine else {
@@ -191,7 +186,8 @@ impl Engine {
                 };
             }
             if rdma.role == Role::Server
-                && either!(machine, m => m.phase()) == ClcPhase::Expecting(crate::clc::Kind::Proposal)
+                && either!(machine, m => m.phase())
+                    == ClcPhase::Expecting(crate::clc::Kind::Proposal)
                 && let Some(outcome) = look_first(tcp)
             {
                 return outcome;
@@ -291,7 +287,9 @@ impl Engine {
         prepared: Prepared,
         now: Instant,
     ) -> Result<(), Reason> {
-        let link = state.link_address(prepared.group).ok_or(Reason::LinkFailed)?;
+        let link = state
+            .link_address(prepared.group)
+            .ok_or(Reason::LinkFailed)?;
         let end = self.endpoint(&prepared, &link)?;
         let contact = if rdma.is_first {
             Contact::First { direct: true }
@@ -357,7 +355,9 @@ impl Engine {
         prepared: Prepared,
         now: Instant,
     ) -> Result<(), Reason> {
-        let link = state.link_address(prepared.group).ok_or(Reason::LinkFailed)?;
+        let link = state
+            .link_address(prepared.group)
+            .ok_or(Reason::LinkFailed)?;
         let end = self.endpoint(&prepared, &link)?;
         rdma.prepared = Some(prepared);
         let Some(Machine::Client(machine)) = &mut rdma.machine else {
@@ -487,7 +487,12 @@ impl Engine {
             let mut state = self.wire.rdma.lock();
             state.give_back(&prepared);
             if rdma.is_first {
-                state.end_group(prepared.group, Errno::CONNABORTED, Reason::Ended, Instant::now());
+                state.end_group(
+                    prepared.group,
+                    Errno::CONNABORTED,
+                    Reason::Ended,
+                    Instant::now(),
+                );
             }
         }
     }

@@ -191,7 +191,12 @@ impl Engine {
                 (port.event_fd(), subject::PORT),
             ];
             for (fd, subject) in events {
-                let _ = epoll::add(&self.wire.thread.epoll, fd, word(subject, number), EventFlags::IN);
+                let _ = epoll::add(
+                    &self.wire.thread.epoll,
+                    fd,
+                    word(subject, number),
+                    EventFlags::IN,
+                );
             }
             port.arm();
         }
