@@ -122,8 +122,7 @@ impl World {
             Op::Send { place, side, len } => self.send(place, side, len),
             Op::Receive { place, side, len } => self.receive(place, side, len),
             Op::Urgent { place, side } => {
-                let disturbed = self.is_disturbed();
-                self.with(place, |c, random, _| c.urgent(side, disturbed, random));
+                self.with(place, |c, random, _| c.urgent(side, random));
                 self.check();
             }
             Op::Shutdown { place, side } => self.with(place, |c, _, _| c.shutdown(side)),
@@ -163,6 +162,11 @@ impl World {
         }
         self.note_lost_groups();
         self.disturbed = false;
+        if !self.is_disturbed() {
+            let group = self.totals.groups;
+            let current = self.connections.iter_mut().filter(|c| c.group == group);
+            current.for_each(|connection| connection.may_fail = false);
+        }
     }
 
     /// Closes everything, and checks that nothing is left: no connection, no element in use.
@@ -189,6 +193,11 @@ impl World {
         if self.connections.is_empty() {
             return;
         }
+        if self.is_disturbed() {
+            let group = self.totals.groups;
+            let current = self.connections.iter_mut().filter(|c| c.group == group);
+            current.for_each(|connection| connection.may_fail = true);
+        }
         let place = usize::from(place) % self.connections.len();
         act(
             &mut self.connections[place],
@@ -199,27 +208,20 @@ impl World {
     }
 
     fn send(&mut self, place: u8, side: usize, len: u32) {
-        let disturbed = self.is_disturbed();
-        self.with(place, |c, random, _| {
-            c.send(side, len as usize, disturbed, random)
-        });
+        self.with(place, |c, random, _| c.send(side, len as usize, random));
         self.check();
     }
 
     fn receive(&mut self, place: u8, side: usize, len: u32) {
-        let disturbed = self.is_disturbed();
-        self.with(place, |c, _, totals| {
-            c.receive(side, len as usize, disturbed, totals)
-        });
+        self.with(place, |c, _, totals| c.receive(side, len as usize, totals));
         self.check();
     }
 
     fn read_everything(&mut self) {
-        let disturbed = self.is_disturbed();
         for place in 0..self.connections.len() {
             for side in 0..2 {
                 self.with(place as u8, |c, _, totals| {
-                    c.receive(side, usize::MAX, disturbed, totals);
+                    c.receive(side, usize::MAX, totals)
                 });
             }
         }
@@ -284,7 +286,11 @@ impl World {
         }
         let whole = programs.len() == 2;
         let mut programs = programs.into_iter();
-        let connection = Connection::new([programs.next(), programs.next()], !whole);
+        let connection = Connection::new(
+            [programs.next(), programs.next()],
+            !whole,
+            self.totals.groups,
+        );
         self.connections.push(connection);
         self.totals.connections += 1;
         self.attend();

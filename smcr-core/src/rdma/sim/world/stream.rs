@@ -72,6 +72,11 @@ pub(super) struct Connection {
     streams: [Stream; 2],
     /// One side reset it, or wrote to one that had closed: both directions may end by an error.
     is_reset: bool,
+    /// The link was disturbed: both directions may end by an error, but not in order before the
+    /// last byte.
+    pub(super) may_fail: bool,
+    /// Which link group of the world it is of.
+    pub(super) group: u64,
     wrong: Option<String>,
 }
 
@@ -91,17 +96,23 @@ impl std::fmt::Debug for Connection {
                     .map(|p| (p.smc.bytes(), p.smc.readiness())),
             )?;
         }
-        write!(f, "reset {}", self.is_reset)
+        write!(
+            f,
+            "reset {}, may fail {}, group {}",
+            self.is_reset, self.may_fail, self.group
+        )
     }
 }
 
 impl Connection {
     /// `is_reset`: one end never came to be.
-    pub(super) fn new(programs: [Option<Program>; 2], is_reset: bool) -> Self {
+    pub(super) fn new(programs: [Option<Program>; 2], is_reset: bool, group: u64) -> Self {
         Self {
             programs,
             streams: Default::default(),
             is_reset,
+            may_fail: is_reset,
+            group,
             wrong: None,
         }
     }
@@ -126,19 +137,18 @@ impl Connection {
         })
     }
 
-    /// `disturbed`: the link may be lost.
-    pub(super) fn send(&mut self, side: usize, len: usize, disturbed: bool, random: &mut Random) {
+    pub(super) fn send(&mut self, side: usize, len: usize, random: &mut Random) {
         let len = len.clamp(1, LONGEST);
         let mut bytes = vec![0; len];
         random.fill(&mut bytes);
-        self.write(side, &bytes, 0, disturbed);
+        self.write(side, &bytes, 0);
     }
 
-    pub(super) fn urgent(&mut self, side: usize, disturbed: bool, random: &mut Random) {
-        self.write(side, &[random.next() as u8], MSG_OOB, disturbed);
+    pub(super) fn urgent(&mut self, side: usize, random: &mut Random) {
+        self.write(side, &[random.next() as u8], MSG_OOB);
     }
 
-    fn write(&mut self, side: usize, bytes: &[u8], flags: i32, disturbed: bool) {
+    fn write(&mut self, side: usize, bytes: &[u8], flags: i32) {
         let Some(program) = &self.programs[side] else {
             return;
         };
@@ -158,7 +168,7 @@ impl Connection {
             Err(Errno::AGAIN) => {}
             Err(Errno::PIPE) if stream.is_done => {}
             Err(Errno::PIPE | Errno::CONNRESET | Errno::CONNABORTED | Errno::TIMEDOUT)
-                if disturbed || self.is_reset =>
+                if self.may_fail || self.is_reset =>
             {
                 self.streams[1 - side].was_told = true;
             }
@@ -166,14 +176,8 @@ impl Connection {
         }
     }
 
-    /// Reads up to `len` bytes, or all there are. `disturbed`: the link may be lost.
-    pub(super) fn receive(
-        &mut self,
-        side: usize,
-        len: usize,
-        disturbed: bool,
-        totals: &mut Totals,
-    ) {
+    /// Reads up to `len` bytes, or all there are.
+    pub(super) fn receive(&mut self, side: usize, len: usize, totals: &mut Totals) {
         let Some(program) = &self.programs[side] else {
             return;
         };
@@ -218,7 +222,7 @@ impl Connection {
                         Errno::TIMEDOUT,
                         Errno::PIPE,
                     ];
-                    if !known.contains(&errno) || !(disturbed || self.is_reset) {
+                    if !known.contains(&errno) || !(self.may_fail || self.is_reset) {
                         self.wrong = Some(format!("receive: {errno} without a reason"));
                     }
                     totals.errors += 1;
