@@ -53,7 +53,7 @@ struct State {
 
 /// Keeps the helper thread at rest until it is dropped.
 #[derive(Debug)]
-pub struct Rest {
+pub(super) struct Rest {
     _busy: MutexGuard<'static, ()>,
 }
 

@@ -584,14 +584,6 @@ impl Connection {
     pub(super) fn app(&self) -> &LocalRef {
         &self.app
     }
-
-    /// The rings, from the program's side: for sending, for receiving.
-    pub(super) fn rings(&self) -> (Tx, Rx) {
-        let Element { rmb, index, .. } = &self.send_buffer;
-        let tx = Tx::new(Arc::clone(rmb), *index);
-        let Element { rmb, index, .. } = &self.rmbe;
-        (tx, Rx::new(Arc::clone(rmb), *index))
-    }
 }
 
 /// A message to be posted.

@@ -41,7 +41,7 @@ impl ConnId {
 
 /// What both ends may look at without the lock.
 #[derive(Debug)]
-pub struct Shared {
+pub(crate) struct Shared {
     id: ConnId,
     /// It waits in the [`Kicked`] list.
     waiting: AtomicBool,
@@ -61,10 +61,6 @@ impl Shared {
             announced: AtomicU64::new(0),
             eager: AtomicBool::new(false),
         })
-    }
-
-    pub(super) fn id(&self) -> ConnId {
-        self.id
     }
 }
 

@@ -17,15 +17,18 @@
 //!   is, yet what comes first has still to be looked at, since a Proposal may be late.
 //! - [`Verdict::NoSyn`]: plain TCP for certain on our side, and nearly so on the peer's.
 //! - A listening socket that asked goes on confirming the option to clients, whoever holds it. So
-//!   it must not reach a program that does not load the library: see [`withdraw`].
+//!   it must not reach a program that does not load the library: see [`withdraw_listeners`].
+//! - If the programs are detached and attached again, listening sockets no longer ask, and nothing
+//!   is confirmed for them: their new sockets say [`Verdict::NotAsked`] (or
+//!   [`Verdict::NoSignal`]), which is the moment to [`ask`] again.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::sys;
+use crate::{fds, sys};
 
 /// Level of the socket options below.
 const LEVEL: i32 = 0x534d_4352;
-/// setsockopt: 1 asks, 0 takes it back.
+/// setsockopt: 1 asks, 0 takes it back. getsockopt: which of them holds.
 const ASK: i32 = 1;
 /// getsockopt: the verdict.
 const VERDICT: i32 = 2;
@@ -65,6 +68,8 @@ impl Verdict {
 /// that is neither connecting nor connected. To ask again does no harm.
 ///
 /// A socket that listens already can ask since Linux 6.12 only; one that has not begun to, always.
+/// Of handshakes that are half done when it asks, the client may learn [`Verdict::Plain`] and the
+/// accepted socket [`Verdict::PeerSmc`], as if the option had been taken out on the way.
 pub fn ask(fd: BorrowedFd<'_>) -> bool {
     sys::set_int(fd, LEVEL, ASK, 1).is_ok()
 }
@@ -79,6 +84,66 @@ pub fn withdraw(fd: BorrowedFd<'_>) -> bool {
         // The programs are gone (or never were), and with them the option.
         Err(error) => error != rustix::io::Errno::PERM,
     }
+}
+
+/// Whether a request of `fd` is in force: the next `connect` carries the option, or the listening
+/// socket confirms it.
+pub fn asks(fd: BorrowedFd<'_>) -> bool {
+    sys::get_int(fd, LEVEL, ASK) == Ok(1)
+}
+
+/// Listening sockets whose request was taken back. When it is dropped they ask again.
+#[derive(Debug)]
+pub struct Withdrawn {
+    /// Descriptors of our own: the program may close its meanwhile. An exec closes these.
+    listeners: Vec<OwnedFd>,
+    is_complete: bool,
+}
+
+impl Withdrawn {
+    /// Whether none of them asks any more.
+    pub fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+
+    /// They do not ask again: somebody has them now who does not load the library.
+    pub fn keep(mut self) {
+        self.listeners.clear();
+    }
+}
+
+impl Drop for Withdrawn {
+    fn drop(&mut self) {
+        for listener in &self.listeners {
+            ask(listener.as_fd());
+        }
+    }
+}
+
+/// To be called before an exec or spawn of a program that does not load the library, with all the
+/// descriptors that it will inherit: the listening sockets among them ask no longer, so that no
+/// client takes that program for one that understands CLC. Drop the result if the exec failed;
+/// [`Withdrawn::keep`] it after a spawn: this process and the other have the sockets together.
+///
+/// To do in a vfork child, too: sockets, unlike descriptors, are the same ones there.
+pub fn withdraw_listeners<'a>(fds: impl IntoIterator<Item = BorrowedFd<'a>>) -> Withdrawn {
+    let mut withdrawn = Withdrawn {
+        listeners: Vec::new(),
+        is_complete: true,
+    };
+    for fd in fds {
+        let listens = sys::get_int(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN) == Ok(1);
+        if !listens || !asks(fd) {
+            continue;
+        }
+        let own = fds::duplicate(fd);
+        if !withdraw(fd) {
+            withdrawn.is_complete = false;
+        } else if let Ok(own) = own {
+            withdrawn.listeners.push(own);
+        }
+    }
+    withdrawn
 }
 
 /// What the handshake of a connected or accepted socket said. It is known as soon as `connect`

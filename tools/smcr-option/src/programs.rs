@@ -27,7 +27,7 @@ pub const LEVEL: i32 = 0x534d_4352;
 /// during listen), 0 takes the request back.
 pub const ASK: i32 = 1;
 
-/// Option of getsockopt(): an `int`, the verdict.
+/// Option of getsockopt(): an `int`, the verdict. (And [`ASK`]: whether the socket asks.)
 pub const VERDICT: i32 = 2;
 
 /// Verdict: both ends sent the option.
@@ -420,18 +420,28 @@ fn setsockopt(maps: Maps) -> Vec<Insn> {
 
 fn getsockopt(maps: Maps) -> Vec<Insn> {
     let mut a = Assembler::new();
-    let [other, none, done] = std::array::from_fn(|_| a.label());
+    let [other, known, none, done] = std::array::from_fn(|_| a.label());
     a.mov(R6, R1);
     a.load(Size::Word, R1, R6, sockopt::LEVEL);
     a.jump_if(R1, If::Differ, LEVEL, other);
     a.load(Size::Word, R1, R6, sockopt::NAME);
-    a.jump_if(R1, If::Differ, VERDICT, done);
+    a.jump_if(R1, If::Equal, VERDICT, known);
+    a.jump_if(R1, If::Differ, ASK, done);
+    a.place(known);
     a.load(Size::Double, R2, R6, sockopt::SK);
     a.load(Size::Word, R1, R2, sock::PROTOCOL);
     a.jump_if(R1, If::Differ, IPPROTO_TCP, done);
     a.set(R7, 0);
     storage(&mut a, maps, false, none);
+    a.load(Size::Word, R1, R6, sockopt::NAME);
+    let request = a.label();
+    a.jump_if(R1, If::Equal, ASK, request);
     a.load(Size::Word, R7, R8, PEER);
+    a.jump(none);
+    a.place(request);
+    a.load(Size::Word, R1, R8, REQUEST);
+    a.jump_if(R1, If::Equal, 0, none);
+    a.set(R7, 1);
     a.place(none);
     a.load(Size::Double, R2, R6, sockopt::VALUE);
     a.load(Size::Double, R3, R6, sockopt::VALUE_END);

@@ -3,7 +3,6 @@
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use crate::clc::RdmaEndpoint;
 use crate::handshake::{RdmaClient, RdmaServer};
 use crate::rdma::{PeerElement, Prepared};
 use crate::stat::Role;
@@ -57,6 +56,8 @@ pub(in crate::engine) struct RdmaPending {
     /// The program closed its descriptor: the value says whether by a reset.
     pub(super) closed: Option<bool>,
     pub(super) machine: Option<Machine>,
+    /// Server: what came first was looked at, and may be CLC.
+    pub(super) has_begun: bool,
     pub(super) chosen: Option<Chosen>,
     pub(super) prepared: Option<Prepared>,
     pub(super) peer: Option<PeerElement>,
@@ -72,7 +73,7 @@ pub(in crate::engine) struct RdmaPending {
 #[derive(Debug, Clone)]
 pub(super) enum AnswerTo {
     Proposal(crate::handshake::rdma::Proposed),
-    Accept(RdmaEndpoint),
+    Accept,
 }
 
 impl RdmaPending {
@@ -84,6 +85,7 @@ impl RdmaPending {
             held: Vec::new(),
             closed: None,
             machine: None,
+            has_begun: false,
             chosen: None,
             prepared: None,
             peer: None,

@@ -40,8 +40,6 @@ enum Outcome {
     Broken(Reason),
 }
 
-type Stepped = Result<Outcome, Reason>;
-
 impl Engine {
     /// Something happened to a connection whose handshake is pending: its TCP socket is readable
     /// or writable, a deadline came, or `news` of the wire concern it.
@@ -185,12 +183,11 @@ impl Engine {
                     Err(error) => broken(error),
                 };
             }
-            if rdma.role == Role::Server
-                && either!(machine, m => m.phase())
-                    == ClcPhase::Expecting(crate::clc::Kind::Proposal)
-                && let Some(outcome) = look_first(tcp)
-            {
-                return outcome;
+            if rdma.role == Role::Server && !rdma.has_begun {
+                if let Some(outcome) = look_first(tcp) {
+                    return outcome;
+                }
+                rdma.has_begun = true;
             }
             let fed = match sys::recv(tcp, &mut bytes[..needed], libc::MSG_DONTWAIT) {
                 Err(Errno::AGAIN | Errno::INTR) => {
@@ -328,8 +325,7 @@ impl Engine {
                 .group_with(&key, peer.qp_number)
                 .ok_or(Reason::OutOfSync)?;
             let prepared = state.prepare(group)?;
-            let answer_to = AnswerTo::Accept(peer.clone());
-            return self.with_rkey(&mut state, rdma, prepared, answer_to, now);
+            return self.with_rkey(&mut state, rdma, prepared, AnswerTo::Accept, now);
         }
         let chosen = rdma.chosen.as_ref().ok_or(Reason::NoRdmaDevice)?;
         let served = chosen.served(accepted.settled.version)?;
@@ -388,7 +384,7 @@ impl Engine {
         } else {
             match answer_to {
                 AnswerTo::Proposal(_) => self.answer_proposal(state, rdma, prepared, now)?,
-                AnswerTo::Accept(_) => self.answer_accept(state, rdma, prepared, now)?,
+                AnswerTo::Accept => self.answer_accept(state, rdma, prepared, now)?,
             }
         }
         Ok(Some(Outcome::Waits))
@@ -606,10 +602,11 @@ fn connected(tcp: BorrowedFd<'_>) -> Option<bool> {
 }
 
 /// Server: what comes first may not be CLC at all, if something on the way took the option out of
-/// our SYN-ACK: then the client knows nothing of SMC.
+/// our SYN-ACK: then the client knows nothing of SMC. `None`: it may be CLC.
 fn look_first(tcp: BorrowedFd<'_>) -> Option<Outcome> {
     let mut first = [0u8; 8];
     match sys::recv(tcp, &mut first, libc::MSG_DONTWAIT | libc::MSG_PEEK) {
+        Err(Errno::AGAIN | Errno::INTR) => Some(Outcome::Waits),
         Ok(n @ 1..) if !may_be_clc(&first[..n]) => Some(Outcome::Tcp(Reason::PeerNoSmc)),
         // Closed at once: there is nothing to move.
         Ok(0) => Some(Outcome::Tcp(Reason::Ended)),

@@ -45,6 +45,7 @@
 //! has it.
 
 mod config;
+mod delete;
 mod event;
 mod links;
 mod peer;

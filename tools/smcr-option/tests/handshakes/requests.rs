@@ -17,6 +17,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("asked_after_listen", asked_after_listen),
         trial("withdrawn_from_a_listener", withdrawn_from_a_listener),
+        trial("withdrawn_for_an_exec", withdrawn_for_an_exec),
         trial("withdrawn_before_connect", withdrawn_before_connect),
         trial("good_for_one_connection", good_for_one_connection),
         trial("a_failed_connect_uses_it_up", a_failed_connect_uses_it_up),
@@ -61,6 +62,49 @@ fn withdrawn_from_a_listener() {
         assert!(option::ask(listener.as_fd()));
         assert_eq!(ends.connect(true).verdicts(), BOTH);
     }
+}
+
+/// The same for all that a process has, and back again if the exec fails.
+fn withdrawn_for_an_exec() {
+    let path = Path::clear();
+    let (asks, silent) = path
+        .server
+        .enter(|| (listener(Family::V4, true), listener(Family::V4, false)));
+    let connection = Ends::on(&path, &asks, Family::V4).connect(true);
+    assert!(option::asks(asks.as_fd()));
+    for socket in [&silent, &connection.client, &connection.server] {
+        assert!(!option::asks(socket.as_fd()));
+    }
+    let fresh = path.client.enter(|| tcp(Path::SERVER_V4));
+    assert!(option::ask(fresh.as_fd()) && option::asks(fresh.as_fd()));
+    let pipe = rustix::pipe::pipe().unwrap().0;
+    let all = [
+        asks.as_fd(),
+        silent.as_fd(),
+        connection.client.as_fd(),
+        fresh.as_fd(),
+        pipe.as_fd(),
+    ];
+    let withdrawn = option::withdraw_listeners(all);
+    assert!(withdrawn.is_complete());
+    for (listener, learns) in [(&asks, Verdict::Plain), (&silent, Verdict::Plain)] {
+        let pair = Ends::on(&path, listener, Family::V4).connect(true);
+        assert_eq!(pair.verdicts(), (learns, Verdict::NotAsked));
+    }
+    assert!(
+        option::asks(fresh.as_fd()),
+        "it goes with its next connect, or not"
+    );
+    drop(withdrawn);
+    assert_eq!(
+        Ends::on(&path, &asks, Family::V4).connect(true).verdicts(),
+        BOTH
+    );
+    let pair = Ends::on(&path, &silent, Family::V4).connect(true);
+    assert_eq!(pair.verdicts(), (Verdict::Plain, Verdict::NotAsked));
+    option::withdraw_listeners(all).keep();
+    let pair = Ends::on(&path, &asks, Family::V4).connect(true);
+    assert_eq!(pair.verdicts(), (Verdict::Plain, Verdict::NotAsked));
 }
 
 fn withdrawn_before_connect() {
@@ -188,7 +232,6 @@ fn odd_arguments() {
     }
     sys::set_int(fd, LEVEL, VERDICT, 1).unwrap_err();
     sys::set_int(fd, LEVEL, 7, 1).unwrap_err();
-    sys::get_int(fd, LEVEL, ASK).unwrap_err();
     sys::get_int(fd, LEVEL, 7).unwrap_err();
     for len in [0, 1, 3] {
         let short = sys::get_bytes(fd, LEVEL, VERDICT, &mut [0; 4][..len]);
