@@ -465,7 +465,8 @@ impl Connection {
         }
         self.shared.eager.store(self.is_eager(), Ordering::Relaxed);
         let mut ring = false;
-        if produced > known {
+        // Behind an error or its own end there is nothing for the program to read.
+        if produced > known && self.close.state().can_receive() {
             ring = self.inbound.publish(&self.own, (produced - known) as usize);
         }
         let added = message.state.without(self.in_state);
