@@ -138,5 +138,10 @@ fn llc_flow() {
 
 #[test]
 fn rdma_handshake() {
-    run(4, super::rdma_handshake);
+    let mut input = Vec::new();
+    run(super::rdma_handshake, |random, data| {
+        random.input(clc::golden::ALL, &mut input);
+        data.extend((0..4).map(|_| random.next() as u8));
+        data.append(&mut input);
+    });
 }

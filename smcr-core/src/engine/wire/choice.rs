@@ -10,7 +10,7 @@ use pnet::resolve::{self, Flow, Resolver, Unresolved};
 use crate::Reason;
 use crate::clc::{Gid, HostName, Mac, PeerId, Version};
 use crate::config::Config;
-use crate::handshake::rdma::{Identity, RdmaEnd, Subnets, V1, V2};
+use crate::handshake::rdma::{RdmaEnd, RdmaIdentity as Identity, Subnets, V1, V2};
 use crate::rdma::fabric::{LocalGid, Port};
 use crate::rdma::verbs;
 

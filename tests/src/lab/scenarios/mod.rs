@@ -6,7 +6,6 @@ mod rdma_iperf3;
 mod rdma_works;
 mod rivals;
 mod tcp_works;
-mod verbs;
 
 use anyhow::Result;
 
@@ -102,17 +101,4 @@ pub const ALL: &[Scenario] = &[
         "iperf3 under the library: over RDMA",
     )
     .bulk(),
-    Scenario::new(
-        "verbs",
-        verbs::run,
-        "the library's RDMA fabric alone: traffic, failures, latency and throughput",
-    )
-    .bulk(),
-    Scenario::new(
-        "verbs-gone",
-        verbs::gone,
-        "the RDMA device is taken away under traffic",
-    )
-    .bulk()
-    .own_boot(),
 ];
