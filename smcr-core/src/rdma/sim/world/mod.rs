@@ -193,11 +193,7 @@ impl World {
         if self.connections.is_empty() {
             return;
         }
-        if self.is_disturbed() {
-            let group = self.totals.groups;
-            let current = self.connections.iter_mut().filter(|c| c.group == group);
-            current.for_each(|connection| connection.may_fail = true);
-        }
+        self.note_disturbance();
         let place = usize::from(place) % self.connections.len();
         act(
             &mut self.connections[place],
@@ -309,12 +305,16 @@ impl World {
     /// First contact. False if a fault is in the way.
     fn start_group(&mut self) -> bool {
         self.note_lost_groups();
+        self.note_disturbance();
         let end = self.net.now() + Duration::from_secs(3);
-        // The old one is over at both ends before the next: a real one would go on beside it.
-        while self
-            .ends
-            .iter()
-            .any(|end| end.is_alive() || end.is_ending())
+        // The next one may begin while one end has not noticed the end of the old one, or still has
+        // its queue pair.
+        let waits = self.random.below(2) == 0;
+        while waits
+            && self
+                .ends
+                .iter()
+                .any(|end| end.is_alive() || end.is_ending())
         {
             if self.net.now() > end {
                 return false;
@@ -355,7 +355,20 @@ impl World {
 
     fn note_lost_groups(&mut self) {
         let lost = self.ends.iter_mut().map(Endpoint::take_lost).max();
-        self.totals.lost_groups += u64::from(lost.unwrap_or(0));
+        let lost = lost.unwrap_or(0);
+        if lost > 0 && !self.disturbed {
+            self.fail("a link group ended without a reason");
+        }
+        self.totals.lost_groups += u64::from(lost);
+    }
+
+    /// The link may be lost: so may the connections of its group.
+    fn note_disturbance(&mut self) {
+        if self.is_disturbed() {
+            let group = self.totals.groups;
+            let current = self.connections.iter_mut().filter(|c| c.group == group);
+            current.for_each(|connection| connection.may_fail = true);
+        }
     }
 
     fn fault(&mut self) {
