@@ -84,6 +84,8 @@ pub(super) struct Connection {
     in_flags: ProducerFlags,
     /// The last urgent position that was told, and how far the peer knows that it is coming.
     urgent_told: u64,
+    /// Behind the peer's last urgent byte: it waits to hear that we have read that far.
+    urgent_in: u64,
     /// Messages posted and not completed: their number and where their data end.
     pub(super) in_flight: u32,
     /// Something has to be told although there are no data.
@@ -166,6 +168,7 @@ impl Connection {
             out_flags: ProducerFlags::NONE,
             in_flags: ProducerFlags::NONE,
             urgent_told: 0,
+            urgent_in: 0,
             in_flight: 0,
             must_tell: false,
             close,
@@ -234,6 +237,7 @@ impl Connection {
             self.out_flags = next.flags;
             self.must_tell = false;
             self.shared.announced.store(consumed, Ordering::Relaxed);
+            self.shared.eager.store(self.is_eager(), Ordering::Relaxed);
             if next.flags.contains(ProducerFlags::URGENT_PRESENT) {
                 self.urgent_told = up_to;
             }
@@ -348,11 +352,19 @@ impl Connection {
         gain > 0 && {
             let size = u64::from(self.in_window.capacity());
             let window = self.window();
-            let asked = ProducerFlags::WRITER_BLOCKED
-                | ProducerFlags::CURSOR_REQUESTED
-                | ProducerFlags::URGENT_PENDING;
-            self.in_flags.intersects(asked) || window < size / 2 && gain >= size / 10
+            self.is_eager() || window < size / 2 && gain >= size / 10
         }
+    }
+
+    /// Whether the peer wants to hear of every byte read. One that sent urgent data writes nothing
+    /// more until it has heard that they were read (RFC 7609 §4.7.5), whatever its later messages
+    /// say.
+    fn is_eager(&self) -> bool {
+        let asked = ProducerFlags::WRITER_BLOCKED
+            | ProducerFlags::CURSOR_REQUESTED
+            | ProducerFlags::URGENT_PENDING;
+        self.in_flags.intersects(asked)
+            || self.urgent_in > self.shared.announced.load(Ordering::Relaxed)
     }
 
     /// Takes note of what the program's end did besides reading and writing.
@@ -448,20 +460,15 @@ impl Connection {
         self.peer_cons = position(consumed, self.peer_cons)?;
         self.close.restart_timer(now);
         self.in_flags = message.flags;
-        self.shared.eager.store(
-            message.flags.intersects(
-                ProducerFlags::WRITER_BLOCKED
-                    | ProducerFlags::CURSOR_REQUESTED
-                    | ProducerFlags::URGENT_PENDING,
-            ),
-            Ordering::Relaxed,
-        );
         if message.flags.contains(ProducerFlags::URGENT_PRESENT) {
             let control = self.inbound.control();
             control.urgent.store(produced, Ordering::Release);
+            self.urgent_in = produced;
         }
+        self.shared.eager.store(self.is_eager(), Ordering::Relaxed);
         let mut ring = false;
-        if produced > known {
+        // Behind an error or its own end there is nothing for the program to read.
+        if produced > known && self.close.state().can_receive() {
             ring = self.inbound.publish(&self.own, (produced - known) as usize);
         }
         let added = message.state.without(self.in_state);

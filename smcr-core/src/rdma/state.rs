@@ -27,7 +27,7 @@ use crate::stat::Counter;
 #[derive(Debug, Default)]
 pub(crate) struct State {
     ports: Vec<OpenPort>,
-    groups: HashMap<u32, Group>,
+    pub(super) groups: HashMap<u32, Group>,
     next_group: u32,
     connections: Vec<Place>,
     free: Vec<u32>,
