@@ -173,8 +173,13 @@ impl Engine {
         let mut events = Vec::with_capacity(64);
         let mut ports = 0;
         loop {
-            ports = self.watch_ports(ports);
-            let timeout = self.wire_timeout();
+            let known = std::mem::replace(&mut ports, self.watch_ports(ports));
+            let timeout = if ports > known {
+                // What completed before the port was armed is not told.
+                Duration::ZERO
+            } else {
+                self.wire_timeout()
+            };
             let timeout = Timespec {
                 tv_sec: timeout.as_secs() as i64,
                 tv_nsec: i64::from(timeout.subsec_nanos()),
