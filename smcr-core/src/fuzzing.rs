@@ -3,6 +3,10 @@
 //!
 //! Not part of the API. `cargo test` runs them over seeded mutations of known messages.
 
+mod wire;
+
+pub use wire::{cdc, llc_flow, llc_message};
+
 use std::time::{Duration, Instant};
 
 use crate::Reason;
