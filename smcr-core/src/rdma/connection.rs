@@ -98,6 +98,7 @@ pub(super) struct Connection {
     heard: u32,
     /// The link is gone: nothing can be sent any more.
     broken: bool,
+    tcp_ended: bool,
     /// The close machine wants the memory back.
     free: bool,
 }
@@ -174,6 +175,7 @@ impl Connection {
             to_say: ConnState::NONE,
             heard: 0,
             broken: false,
+            tcp_ended: false,
             free: false,
         })
     }
@@ -349,7 +351,7 @@ impl Connection {
         let gain = self.consumed() - announced;
         gain > 0 && {
             let size = u64::from(self.in_window.capacity());
-            let window = size - (self.own.prod.load(Ordering::Relaxed) - announced);
+            let window = self.window();
             self.is_eager() || window < size / 2 && gain >= size / 10
         }
     }
@@ -520,12 +522,47 @@ impl Connection {
         self.ring();
     }
 
-    /// The link is gone, which the program's end finds as `errno`.
+    /// The link is gone, which the program's end finds as `errno`; if TCP said before that the
+    /// peer is gone, as what TCP would have said then: the end of the stream, or a reset if the
+    /// peer left something unread.
     pub(super) fn link_lost(&mut self, errno: Errno, now: Instant) {
-        if !std::mem::replace(&mut self.broken, true) {
-            self.in_flight = 0;
+        if std::mem::replace(&mut self.broken, true) {
+            return;
+        }
+        self.in_flight = 0;
+        let last_word = ConnState::CLOSED | ConnState::ABORTED;
+        if !self.tcp_ended {
             self.shut(errno);
-            self.happened(CloseEvent::LinkLost, now);
+        } else if self.produced() > self.peer_cons {
+            self.shut(Errno::CONNRESET);
+        } else if !self.in_state.intersects(last_word) {
+            self.tell_program_of_end(ConnState::CLOSED);
+            self.ring();
+        }
+        self.in_state = self.in_state | ConnState::CLOSED;
+        self.happened(CloseEvent::LinkLost, now);
+    }
+
+    /// The TCP connection ended at the peer's end: it closed, or its process died.
+    pub(super) fn tcp_ended(&mut self) {
+        self.tcp_ended = true;
+    }
+
+    /// Whether there is something of the program's that the peer does not have, or does not know.
+    pub(super) fn has_work(&self) -> bool {
+        !self.broken
+            && !self.said_last_word()
+            && (self.produced() > self.own.cons.load(Ordering::Relaxed)
+                || self.to_say != ConnState::NONE)
+            || !self.broken && self.in_flight > 0
+    }
+
+    /// The process ends: its end of the connection is closed, unless another one has it, too.
+    pub(super) fn process_ends(&mut self) {
+        if self.app.processes.load(Ordering::Relaxed) <= 1
+            && !self.shared.left.load(Ordering::Relaxed)
+        {
+            self.hung_up();
         }
     }
 
@@ -567,15 +604,36 @@ impl Connection {
     /// Another process has the program's end, too: it rings for what it does, since it cannot
     /// call.
     pub(super) fn listen(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.outbound.arm(&self.own, crate::shm::ring::ONCE);
+        self.arm();
         self.end.as_fd()
+    }
+
+    /// Has others ring for what they write, as long as there are others.
+    fn arm(&self) {
+        let others = self.app.processes.load(Ordering::Relaxed) > 1;
+        if others || self.shared.left.load(Ordering::Relaxed) {
+            self.outbound.arm(&self.own, crate::shm::ring::ONCE);
+        }
+        // What they read is told by taking bells out, once there is need for it.
+        let waiting = &self.inbound.control().writer_waiting;
+        if self.window() < u64::from(self.in_window.capacity()) / 2 {
+            waiting.store(1, Ordering::SeqCst);
+            let _ = bell::block(self.end.as_fd(), self.inbound.control(), bell::BLOCKED);
+        }
+    }
+
+    /// The window as the peer knows it.
+    fn window(&self) -> u64 {
+        let announced = self.shared.announced.load(Ordering::Relaxed);
+        let unread = self.own.prod.load(Ordering::Relaxed) - announced;
+        u64::from(self.in_window.capacity()).saturating_sub(unread)
     }
 
     /// The end rang: takes the bells out and asks for more.
     pub(super) fn answer_bell(&mut self) {
         let control = self.outbound.control();
         bell::drain(self.end.as_fd(), control, u32::MAX);
-        self.outbound.arm(&self.own, crate::shm::ring::ONCE);
+        self.arm();
         if bell::is_hung_up(self.end.as_fd()) {
             self.hung_up();
         }
