@@ -3,8 +3,8 @@
 //! `SMCR_SIM_OPS` sets how many operations are made, `SMCR_SIM_SEED` the first seed: that of a
 //! failure makes the same failure again as the first thing.
 
-use smcr_core::rdma::sim::{Fault, PortId, Random};
 use smcr_core::rdma::sim::world::{Op, Totals, World};
+use smcr_core::rdma::sim::{Fault, PortId, Random};
 
 /// Operations in the life of one world.
 const LIFE: u64 = 1000;
