@@ -1,5 +1,7 @@
 //! sendmsg, recvmsg and their plural forms.
 
+use std::os::fd::AsRawFd;
+
 use libc::{c_int, c_uint, mmsghdr, msghdr, ssize_t, timespec};
 use redhook::{hook, real};
 use rustix::io::Errno;
@@ -26,13 +28,19 @@ unsafe fn send_one(
             return Outcome::Failed(Errno::MSGSIZE);
         }
         if (*message).msg_controllen > 0 {
-            // Wrong ones are refused: by the TCP socket, which is given nothing to send.
-            if let Some(tcp) = crate::ops::options::tcp_of(fd) {
-                let mut empty = *message;
-                empty.msg_iovlen = 0;
-                if real!(sendmsg)(tcp, &empty, flags & !libc::MSG_OOB) < 0 {
-                    return Outcome::Failed(crate::real::errno());
-                }
+            // Wrong ones are refused: by the TCP socket, which is given nothing to send. (What it
+            // says else is about a TCP connection that may have ended before the stream.)
+            let mut empty = *message;
+            empty.msg_iovlen = 0;
+            let flags = flags & !libc::MSG_OOB | libc::MSG_NOSIGNAL;
+            let sent = stream
+                .connection
+                .with_tcp(|tcp| real!(sendmsg)(tcp.as_raw_fd(), &empty, flags));
+            if sent.is_some_and(|sent| sent < 0)
+                && let errno @ (Errno::INVAL | Errno::FAULT | Errno::PERM | Errno::NOBUFS) =
+                    crate::real::errno()
+            {
+                return Outcome::Failed(errno);
             }
         }
         io::with_slices(iov, count, |source| io::send(fd, stream, source, flags))

@@ -8,6 +8,7 @@ pub(crate) mod io;
 pub(crate) mod limits;
 pub(crate) mod options;
 pub(crate) mod passing;
+pub(crate) mod relief;
 pub(crate) mod setup;
 pub(crate) mod signals;
 pub(crate) mod stdio;

@@ -137,7 +137,10 @@ pub(crate) fn connect(fd: RawFd, peer: Option<SocketAddr>, call: impl FnOnce() -
         Some(reason) => Err(reason),
         // The other process would have the TCP socket, and the stream would not be there.
         None if plain.is_shared() => Err(Reason::Forked),
-        None => engine.plan_connect(borrow(fd), peer, plain.ttl()),
+        None => {
+            super::relief::look();
+            engine.plan_connect(borrow(fd), peer, plain.ttl())
+        }
     };
     let plan = match plan {
         Ok(plan) => plan,
@@ -166,9 +169,7 @@ pub(crate) fn connect(fd: RawFd, peer: Option<SocketAddr>, call: impl FnOnce() -
                 .iter()
                 .all(|&name| install(name, &stream, end).is_ok())
             {
-                if let Some(tcp) = connection.tcp() {
-                    stop_signals(tcp);
-                }
+                connection.with_tcp(stop_signals);
                 engine.watch(&connection);
             } else {
                 connection.withdraw(Reason::Descriptors);
@@ -208,19 +209,30 @@ pub(crate) fn connect_again(
     fd: RawFd,
     stream: &StreamRef,
     disconnect: bool,
-    call: impl FnOnce(RawFd) -> c_int,
+    call: impl Fn(RawFd) -> c_int,
 ) -> c_int {
     stream.connection.wait_decided();
-    let Some(tcp) = super::options::tcp_of(fd) else {
-        return call(fd);
-    };
+    let connection = &stream.connection;
     if !disconnect {
         // It is connected; the TCP socket says so.
-        return call(tcp);
+        return match connection.with_tcp(|tcp| call(tcp.as_raw_fd())) {
+            Some(ret) => ret,
+            None if connection.smc().is_none() => call(fd),
+            None => {
+                real::set_errno(Errno::ISCONN);
+                -1
+            }
+        };
     }
     // AF_UNSPEC: the connection is reset, and the socket can be used for another one.
-    stream.connection.close(true);
-    back_to_tcp(stream, borrow(tcp));
+    connection.close(true);
+    if connection
+        .with_tcp(|tcp| back_to_tcp(stream, tcp))
+        .is_none()
+        && let Some(Ok(tcp)) = connection.with_options(|options| options.restore())
+    {
+        back_to_tcp(stream, tcp.as_fd());
+    }
     call(fd)
 }
 
@@ -378,7 +390,10 @@ pub(crate) fn accepted(listener: RawFd, fd: RawFd) -> RawFd {
     put(fd, Entry::Plain(Arc::new(Plain::new())));
     let accepted = match plain.forbidden() {
         Some(reason) => Err(reason),
-        None => engine.accepted(borrow(fd)),
+        None => {
+            super::relief::look();
+            engine.accepted(borrow(fd))
+        }
     };
     match accepted {
         Ok(accepted) => {

@@ -195,6 +195,24 @@ impl Smc {
         state & (state::RESET | state::DROPPED) != 0 || ended && state & state::WRITE_SHUT != 0
     }
 
+    /// What `TCP_INFO` would say of a TCP connection in this state.
+    pub fn tcp_state(&self, fd: BorrowedFd<'_>) -> u8 {
+        const ESTABLISHED: u8 = 1;
+        const FIN_WAIT2: u8 = 5;
+        const CLOSE: u8 = 7;
+        const CLOSE_WAIT: u8 = 8;
+        let ended = self.see_hangup(fd, 0);
+        if self.is_over() {
+            CLOSE
+        } else if ended {
+            CLOSE_WAIT
+        } else if self.state() & state::WRITE_SHUT != 0 {
+            FIN_WAIT2
+        } else {
+            ESTABLISHED
+        }
+    }
+
     fn set_error(&self, errno: Errno) {
         self.local
             .error

@@ -12,6 +12,7 @@ mod helper;
 pub mod passing;
 mod record;
 mod server;
+mod tcp;
 mod transfer;
 
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ pub use client::{ConnectPlan, Connecting, Pending};
 pub use connection::{Connection, Early, Phase};
 pub use helper::Rest;
 pub use server::Accepted;
+pub use tcp::Options;
 
 use crate::Reason;
 use crate::clc::{HostName, PeerId};
