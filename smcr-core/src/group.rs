@@ -1,5 +1,6 @@
 //! Link groups: what two processes share for all the connections between them (RFC 7609 §2.2).
 
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -7,6 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
+use crate::forks;
 use crate::shm::{Geometry, LocalRef, MemoryError, Rmb, Rx, Tx, flag};
 
 /// The link group with one peer process: our RMBs that it writes to, and its RMBs that we write
@@ -47,8 +49,39 @@ enum Element {
     Used,
     /// Closed by us; the peer may still write into it until it says `RELEASED`.
     Lingering,
-    /// Closed here, in use by processes that got it by fork.
-    Elsewhere(LocalRef),
+    /// Closed here, in use by other processes.
+    Elsewhere(Holders),
+}
+
+/// The processes that a connection was left to.
+#[derive(Debug)]
+pub struct Holders {
+    /// This end's state of it.
+    pub local: LocalRef,
+    /// The peer's RMBE.
+    pub peer: Tx,
+    /// How many of them are children of this process.
+    pub count: u32,
+    /// By which forks they were made (others may have been made by these, too).
+    pub forks: RangeInclusive<u64>,
+}
+
+impl Holders {
+    /// Whether none of them has the connection any more: all have closed it, or are dead.
+    fn are_gone(&self) -> bool {
+        if self.local.processes.load(Ordering::Acquire) == 0 {
+            return true;
+        }
+        // Of whom a child passed it on to nothing is known.
+        let all_known = self.local.passed_on.load(Ordering::Acquire) == self.count;
+        if !all_known || forks::any_living(self.forks.clone()) {
+            return false;
+        }
+        // The dead cannot say it themselves.
+        let flags = &self.peer.control().tx_flags;
+        flags.fetch_or(flag::RELEASED, Ordering::AcqRel);
+        true
+    }
 }
 
 /// Bytes of all RMBs of this process.
@@ -97,6 +130,7 @@ impl LinkGroup {
 
     /// Takes an RMBE of our own for a new connection, in a new RMB if all are in use.
     pub fn take_rmbe(&self) -> Result<Rx, Errno> {
+        forks::sweep();
         let mut own = self.own.lock();
         for entry in own.iter_mut() {
             for index in 0..entry.elements.len() {
@@ -108,10 +142,10 @@ impl LinkGroup {
                     Element::Free => true,
                     Element::Used => false,
                     Element::Lingering => released(),
-                    Element::Elsewhere(local) => {
-                        let over = local.processes.load(Ordering::Acquire) == 0 && released();
+                    Element::Elsewhere(holders) => {
+                        let over = holders.are_gone() && released();
                         if over {
-                            local.arena().give_back(local);
+                            holders.local.arena().give_back(&holders.local);
                         }
                         over
                     }
@@ -154,9 +188,9 @@ impl LinkGroup {
         self.leave(rx, Element::Free);
     }
 
-    /// The connection on `rx` is closed here but lives on in a child (or its parent).
-    pub fn hand_over(&self, rx: &Rx, local: LocalRef) {
-        self.leave(rx, Element::Elsewhere(local));
+    /// The connection on `rx` is closed here but lives on in other processes.
+    pub fn hand_over(&self, rx: &Rx, holders: Holders) {
+        self.leave(rx, Element::Elsewhere(holders));
     }
 
     fn leave(&self, rx: &Rx, now: Element) {

@@ -11,8 +11,8 @@ hook! {
     unsafe fn fork() -> pid_t => smcr_fork {
         // SAFETY: takes nothing. What has to happen around it is done by the fork handlers.
         let pid: c_int = unsafe { real!(fork)() };
-        if pid < 0 {
-            ops::fork::failed();
+        if pid != 0 {
+            ops::fork::returned(u32::try_from(pid).ok());
         }
         pid
     }

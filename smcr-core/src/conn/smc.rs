@@ -5,12 +5,13 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use rustix::io::Errno;
 
 use super::bell::{self, Hangup};
-use crate::group::LinkGroup;
+use crate::forks;
+use crate::group::{Holders, LinkGroup};
 use crate::shm::{BadCursor, LocalRef, Rx, Tx, flag, ring};
 
 /// Bits of [`crate::shm::Local::state`].
@@ -46,6 +47,9 @@ pub struct Smc {
     pub(super) edges: AtomicBool,
     /// The kernel was made to say "unwritable".
     blocked: AtomicBool,
+    /// How often this process forked with the connection, and the number of the first time.
+    forks: AtomicU32,
+    first_fork: AtomicU64,
 }
 
 impl Smc {
@@ -62,6 +66,8 @@ impl Smc {
             bad_cursor: AtomicBool::new(false),
             edges: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
+            forks: AtomicU32::new(0),
+            first_fork: AtomicU64::new(0),
         }
     }
 
@@ -385,7 +391,7 @@ impl Smc {
     }
 
     /// How long a spin on this socket may last.
-    pub fn spin_budget(&self) -> &std::sync::atomic::AtomicU32 {
+    pub fn spin_budget(&self) -> &AtomicU32 {
         &self.local.spin_ns
     }
 
@@ -434,7 +440,14 @@ impl Smc {
         if self.local.processes.fetch_sub(1, Ordering::AcqRel) != 1 {
             // Another process of the family goes on with it.
             if made_here {
-                self.group.hand_over(&self.rx, self.local.clone());
+                let first = self.first_fork.load(Ordering::Relaxed);
+                let holders = Holders {
+                    local: self.local.clone(),
+                    peer: self.tx.clone(),
+                    count: self.forks.load(Ordering::Relaxed),
+                    forks: first..=forks::last(),
+                };
+                self.group.hand_over(&self.rx, holders);
             }
             return;
         }
@@ -455,13 +468,29 @@ impl Smc {
         }
     }
 
-    /// Takes back [`Self::inherited`]: the fork failed.
+    /// Takes back [`Self::inherited`]: no process got it.
     pub fn not_inherited(&self) {
+        self.local.passed_on.fetch_sub(1, Ordering::AcqRel);
         self.local.processes.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// A child process got the connection by fork.
+    /// Another process has the connection, too.
     pub fn inherited(&self) {
+        self.local.passed_on.fetch_add(1, Ordering::AcqRel);
         self.local.processes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A child gets the connection by the fork of this number.
+    pub fn forking(&self, fork: u64) {
+        if self.forks.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.first_fork.store(fork, Ordering::Relaxed);
+        }
+        self.inherited();
+    }
+
+    /// The fork failed that [`Self::forking`] was called for.
+    pub fn not_forked(&self) {
+        // It goes on to count as passed on: to nobody who lives.
+        self.local.processes.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -420,17 +420,31 @@ impl Connection {
         self.pending.lock()
     }
 
-    /// A child process has this connection, too.
+    /// Another process has this connection, too.
     pub fn inherited(&self) {
         if let Some(smc) = self.smc() {
             smc.inherited();
         }
     }
 
-    /// The fork failed that [`Self::inherited`] was called for.
+    /// Takes back [`Self::inherited`].
     pub fn not_inherited(&self) {
         if let Some(smc) = self.smc() {
             smc.not_inherited();
+        }
+    }
+
+    /// See [`Smc::forking`].
+    pub fn forking(&self, fork: u64) {
+        if let Some(smc) = self.smc() {
+            smc.forking(fork);
+        }
+    }
+
+    /// See [`Smc::not_forked`].
+    pub fn not_forked(&self) {
+        if let Some(smc) = self.smc() {
+            smc.not_forked();
         }
     }
 

@@ -110,6 +110,7 @@ impl Drop for Handover {
             let _ = set_cloexec(fd, true);
         }
         for local in &self.counted {
+            local.passed_on.fetch_sub(1, Ordering::AcqRel);
             local.processes.fetch_sub(1, Ordering::AcqRel);
         }
         for connection in &self.left {

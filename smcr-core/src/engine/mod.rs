@@ -98,6 +98,7 @@ pub fn before_fork() -> Option<Rest> {
 /// a peer of its own. Connections it inherited stay usable; see [`Connection::inherited`].
 pub fn after_fork_in_child() {
     crate::shm::forget_thread_id();
+    crate::forks::forget();
     if let Err(error) = PUBLISHER.after_fork() {
         log::debug!("no statistics for this child: {error}");
     }

@@ -17,7 +17,7 @@ pub(crate) const ALWAYS: u32 = 2;
 pub struct BadCursor;
 
 /// The writing end: the peer's RMBE, and our own idea of how far we wrote.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Tx {
     rmb: Arc<Rmb>,
     index: u8,
