@@ -113,6 +113,38 @@ hook! {
     }
 }
 
+/// sendmmsg() through what is not a stream: where descriptors of streams are passed, message by
+/// message.
+///
+/// # Safety
+/// As sendmmsg(2).
+unsafe fn send_all(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int {
+    const MOST: c_uint = 1024;
+    // SAFETY: by this function's contract.
+    unsafe {
+        let all = 0..count.min(MOST) as usize;
+        let passes = !messages.is_null()
+            && all
+                .clone()
+                .any(|at| passing::passes_stream(&(*messages.add(at)).msg_hdr));
+        if !passes {
+            return real!(sendmmsg)(fd, messages, count, flags);
+        }
+        for at in all {
+            let message = messages.add(at);
+            let sent = passing::sending(&(*message).msg_hdr, |header| {
+                real!(sendmsg)(fd, header, flags)
+            });
+            if sent < 0 {
+                // The error of a later one is kept for the next call.
+                return if at > 0 { at as c_int } else { -1 };
+            }
+            (*message).msg_len = sent as c_uint;
+        }
+        count.min(MOST) as c_int
+    }
+}
+
 hook! {
     unsafe fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int
         => smcr_sendmmsg
@@ -120,7 +152,7 @@ hook! {
         // SAFETY: the program's messages, by sendmmsg's contract.
         unsafe {
             let Some(stream) = table::stream(fd) else {
-                return real!(sendmmsg)(fd, messages, count, flags);
+                return send_all(fd, messages, count, flags);
             };
             let mut done = 0;
             for at in 0..count.min(1024) as usize {

@@ -1,11 +1,13 @@
-//! fork.
+//! fork, unshare and setns.
 
 use libc::{c_int, pid_t};
 use redhook::{hook, real};
 
+use smcr_core::rendezvous::names;
+
 use crate::ops;
 
-super::resolves!(fork);
+super::resolves!(fork, unshare, setns);
 
 hook! {
     unsafe fn fork() -> pid_t => smcr_fork {
@@ -15,5 +17,25 @@ hook! {
             ops::fork::returned(u32::try_from(pid).ok());
         }
         pid
+    }
+}
+
+hook! {
+    unsafe fn unshare(flags: c_int) -> c_int => smcr_unshare {
+        if flags & libc::CLONE_NEWNET != 0 {
+            names::namespace_changed();
+        }
+        // SAFETY: takes an integer.
+        unsafe { real!(unshare)(flags) }
+    }
+}
+
+hook! {
+    unsafe fn setns(fd: c_int, kind: c_int) -> c_int => smcr_setns {
+        if kind == 0 || kind & libc::CLONE_NEWNET != 0 {
+            names::namespace_changed();
+        }
+        // SAFETY: takes integers.
+        unsafe { real!(setns)(fd, kind) }
     }
 }

@@ -186,11 +186,6 @@ pub(crate) unsafe fn spawn<T>(
     done
 }
 
-/// Whether a child process would inherit a connection.
-pub(crate) fn has_inheritable() -> bool {
-    engine().is_some() && !fds::is_other_process() && !streams(is_inheritable).passing.is_empty()
-}
-
 /// Before a vfork: connections whose handshake is pending go on over TCP, as before a fork.
 ///
 /// vfork itself stays what it is. Its child shares our memory and has its own descriptors, so

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use libc::c_int;
 use rustix::io::Errno;
-use smcr_core::engine::Phase;
+use smcr_core::engine::{Phase, is_reported_readable};
 use smcr_core::sys;
 
 use super::options;
@@ -160,8 +160,10 @@ pub(crate) unsafe fn ioctl(
         request as libc::c_ulong,
         libc::FIONREAD | libc::TIOCOUTQ | SIOCATMARK
     ) {
-        if stream.connection.phase() == Phase::Committing && is_reported_readable(fd) {
-            // See `io::recv`.
+        // SAFETY: the program's own descriptor, in its call on it.
+        let end = unsafe { BorrowedFd::borrow_raw(fd) };
+        if stream.connection.phase() == Phase::Committing && is_reported_readable(end) {
+            // See `Connection::recv`.
             stream.connection.wait_decided();
         }
         // Checks the program's pointer.
@@ -198,13 +200,6 @@ pub(crate) unsafe fn ioctl(
     // SAFETY: these requests take a pointer to an int.
     unsafe { arg.cast::<c_int>().write_unaligned(answer) };
     Outcome::Done(0)
-}
-
-/// Whether the kernel reports the program's end of a readiness pair readable, or hung up.
-pub(super) fn is_reported_readable(fd: RawFd) -> bool {
-    // SAFETY: the program's own descriptor, in its call on it.
-    let end = unsafe { BorrowedFd::borrow_raw(fd) };
-    matches!(sys::poll_one(end, libc::POLLIN, Some(0)), Ok(1..))
 }
 
 const SIOCATMARK: libc::c_ulong = 0x8905;

@@ -12,4 +12,5 @@ pub(crate) mod relief;
 pub(crate) mod setup;
 pub(crate) mod signals;
 pub(crate) mod stdio;
+pub(crate) mod system;
 pub(crate) mod transfer;

@@ -69,6 +69,17 @@ unsafe fn control<'a>(message: &msghdr) -> &'a [u8] {
     unsafe { std::slice::from_raw_parts(message.msg_control.cast(), message.msg_controllen) }
 }
 
+/// Whether a message passes descriptors of streams.
+///
+/// # Safety
+/// `message` is the program's, by sendmsg's contract.
+pub(crate) unsafe fn passes_stream(message: &msghdr) -> bool {
+    // SAFETY: by this function's contract.
+    pieces(unsafe { control(message) })
+        .filter(Piece::is_rights)
+        .any(|piece| piece.fds().any(|fd| table::stream(fd).is_some()))
+}
+
 /// sendmsg() through what is not a stream; `call` makes the real call with a message that may
 /// pass more on.
 ///

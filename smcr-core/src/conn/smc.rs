@@ -443,7 +443,7 @@ impl Smc {
                 let first = self.first_fork.load(Ordering::Relaxed);
                 let holders = Holders {
                     local: self.local.clone(),
-                    peer: self.tx.clone(),
+                    peer: Some(self.tx.clone()),
                     count: self.forks.load(Ordering::Relaxed),
                     forks: first..=forks::last(),
                 };
@@ -457,6 +457,9 @@ impl Smc {
         } else {
             flag::CLOSED
         };
+        if made_here {
+            self.group.release_peer(&self.tx);
+        }
         self.tx
             .control()
             .tx_flags

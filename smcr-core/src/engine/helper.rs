@@ -363,7 +363,9 @@ impl Engine {
             return Err(Reason::Internal);
         };
         let group = self.group(server);
-        let rx = group.take_rmbe().map_err(|_| Reason::Memory)?;
+        let rx = group
+            .take_rmbe(self.config.max_memory())
+            .map_err(|_| Reason::Memory)?;
         let (rmb, _) = rx.rmbe();
         let commit = Message::Commit {
             early: pending.early,
@@ -498,6 +500,11 @@ impl Engine {
             return Err(Reason::BadMemory);
         }
         let (group, rx) = buffer.take().ok_or(Reason::Internal)?;
+        if peer.gid.0 != group.peer() {
+            // Not the process that said Hello.
+            group.release(&rx);
+            return Err(Reason::ClcInvalid);
+        }
         let tx = group.peer_rmbe(
             rmb.token,
             rmb.geometry,
@@ -509,6 +516,9 @@ impl Engine {
             (tx, local) => {
                 if let Some(local) = local {
                     self.arena.give_back(&local);
+                }
+                if let Ok(tx) = &tx {
+                    group.release_peer(tx);
                 }
                 group.give_back(&rx);
                 return Err(if tx.is_err() {

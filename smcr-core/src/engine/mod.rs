@@ -29,6 +29,7 @@ pub use connection::{Connection, Early, Phase};
 pub use helper::Rest;
 pub use server::Accepted;
 pub use tcp::Options;
+pub use transfer::{Unwatched, Watcher, is_reported_readable};
 
 use crate::Reason;
 use crate::clc::{HostName, PeerId};

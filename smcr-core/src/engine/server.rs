@@ -135,11 +135,12 @@ impl Engine {
     ) -> Result<Smc, Refusal> {
         let group = self.group(client.gid);
         let rx = group
-            .take_rmbe()
+            .take_rmbe(self.config.max_memory())
             .map_err(|_| Refusal::Broken(Reason::Memory))?;
         match self.shake_hands_with(tcp, channel, client, &group, &rx) {
             Ok(tx) => {
                 let Some(local) = self.arena.take() else {
+                    group.release_peer(&tx);
                     group.release(&rx);
                     return Err(Refusal::Broken(Reason::Memory));
                 };

@@ -188,6 +188,19 @@ fn the_memory() {
             .unwrap();
         committed.send(handshake.poll_transmit());
     };
+    declines("another process", Reason::ClcInvalid, |committed| {
+        let rmb = rmb();
+        let mut handshake = committed.proposed();
+        say(
+            &committed.channel,
+            &Message::Memory { rmb: info(&rmb) },
+            &[rmb.fd()],
+        );
+        let mut other = buffer(&rmb, 1);
+        other.gid.0[3] ^= 1;
+        handshake.accept(other, true, Instant::now()).unwrap();
+        committed.send(handshake.poll_transmit());
+    });
     declines("no memory message", Reason::ClcInvalid, |committed| {
         accept(committed, 1, &|_, _| {});
     });
