@@ -63,6 +63,8 @@ impl PeerRmb {
 struct OwnRmb {
     rmb: Arc<Rmb>,
     elements: Vec<Element>,
+    /// The peer's number for the link group in which it has mapped this RMB.
+    passed: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -212,6 +214,7 @@ impl LinkGroup {
         own.push(OwnRmb {
             rmb: Arc::clone(&rmb),
             elements,
+            passed: None,
         });
         Ok(self.start(&rmb, 0))
     }
@@ -250,6 +253,29 @@ impl LinkGroup {
             entry.elements[usize::from(index)] = now;
         }
         self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether the peer has mapped our `rmb` for its group of this number: it keeps it as long as
+    /// that.
+    pub fn has_passed(&self, rmb: &Arc<Rmb>, peers: u32) -> bool {
+        let own = self.own.lock();
+        let entry = own.iter().find(|entry| Arc::ptr_eq(&entry.rmb, rmb));
+        entry.is_some_and(|entry| entry.passed == Some(peers))
+    }
+
+    /// See [`Self::has_passed`].
+    pub fn set_passed(&self, rmb: &Arc<Rmb>, peers: u32) {
+        let mut own = self.own.lock();
+        if let Some(entry) = own.iter_mut().find(|entry| Arc::ptr_eq(&entry.rmb, rmb)) {
+            entry.passed = Some(peers);
+        }
+    }
+
+    /// The geometry of an RMB that the peer passed before.
+    pub fn known_geometry(&self, token: u64) -> Option<Geometry> {
+        let known = self.peer_rmbs.lock();
+        let found = known.iter().find(|known| known.rmb.token() == token);
+        found.map(|known| known.rmb.geometry())
     }
 
     /// The writing end for an RMBE that the peer named, in an RMB that it passed now or before.
@@ -400,6 +426,7 @@ mod tests {
         let most = rmb_bytes() + 3 * one;
         assert_eq!(group.take_rmbe(most).unwrap().rmbe().0.geometry().count, 2);
         group.take_rmbe(most).unwrap();
+        assert_eq!(group.take_rmbe(most).unwrap().rmbe().0.geometry().count, 1);
         assert!(group.take_rmbe(most).is_err());
         assert!(rmb_bytes() <= most);
     }

@@ -63,7 +63,7 @@ hook! {
     unsafe fn accept(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int => smcr_accept {
         // SAFETY: the program's buffers, by accept's contract.
         let new = relief::retry(|| unsafe { real!(accept)(fd, addr, len) });
-        accepted(fd, new)
+        accepted(fd, new, 0)
     }
 }
 
@@ -73,18 +73,18 @@ hook! {
     {
         // SAFETY: the program's buffers, by accept4's contract.
         let new = relief::retry(|| unsafe { real!(accept4)(fd, addr, len, flags) });
-        accepted(fd, new)
+        accepted(fd, new, flags)
     }
 }
 
-fn accepted(listener: c_int, new: c_int) -> c_int {
+fn accepted(listener: c_int, new: c_int, flags: c_int) -> c_int {
     if new < 0 {
         return new;
     }
     if !fds::within_limit(new) {
         return -1;
     }
-    setup::accepted(listener, new)
+    setup::accepted(listener, new, flags)
 }
 
 hook! {

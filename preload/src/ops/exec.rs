@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use libc::{c_char, c_int};
 use parking_lot::Mutex;
@@ -34,7 +33,7 @@ fn streams(passes: impl Fn(RawFd) -> bool) -> Streams {
     for stream in fork::all_streams() {
         let connection = Arc::clone(&stream.connection);
         if stream.fds.lock().iter().any(|&fd| passes(fd)) {
-            let inode = stream.inode.load(Ordering::Relaxed);
+            let inode = stream.inode();
             found.passing.push((connection, inode));
         } else {
             found.leaving.push(connection);
@@ -54,7 +53,7 @@ fn streams_of_vfork_child() -> Streams {
     {
         let _guard = table::lock();
         for stream in fork::all_streams() {
-            let inode = stream.inode.load(Ordering::Relaxed);
+            let inode = stream.inode();
             known.insert(inode, Arc::clone(&stream.connection));
         }
     }
@@ -194,8 +193,14 @@ pub(crate) unsafe fn spawn<T>(
 /// continues. To make it a fork would be sound, too, but slow in a large process, and programs
 /// exist whose child tells the parent by a variable why exec failed.
 pub(crate) fn before_vfork() {
-    if !fds::is_other_process() {
-        drop(engine::before_fork());
+    if fds::is_other_process() {
+        return;
+    }
+    drop(engine::before_fork());
+    // The child knows its descriptors by their inodes, and may change which number is which.
+    let _guard = table::lock();
+    for stream in fork::all_streams() {
+        stream.inode();
     }
 }
 
@@ -207,7 +212,6 @@ pub(crate) fn arrive(engine: &'static Engine) {
 /// Takes over a connection that came to this process.
 pub(crate) fn take(arrived: Arrived) {
     let stream = StreamRef::new(arrived.connection);
-    stream.inode.store(arrived.inode, Ordering::Relaxed);
     let first = arrived.fds.first();
     if let Some(Ok(status)) = first.map(|&fd| real::fcntl(fd, libc::F_GETFL, 0)) {
         let nonblocking = status & libc::O_NONBLOCK != 0;

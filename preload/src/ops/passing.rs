@@ -2,7 +2,6 @@
 
 use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use libc::{c_int, c_void, cmsghdr, msghdr, ssize_t};
 use smcr_core::engine::passing::{self, Parcel};
@@ -103,7 +102,7 @@ pub(crate) unsafe fn sending(
     for stream in &streams {
         // A handshake cannot move to another process.
         stream.connection.withdraw(Reason::Passed);
-        let inode = stream.inode.load(Ordering::Relaxed);
+        let inode = stream.inode();
         if stream.connection.smc().is_some() && connections.iter().all(|(_, known)| *known != inode)
         {
             connections.push((Arc::clone(&stream.connection), inode));

@@ -39,8 +39,8 @@ pub struct Smc {
     pub(super) rx: Rx,
     pub(super) local: LocalRef,
     pub(super) group: Arc<LinkGroup>,
-    /// The process that made the connection; others got it by fork.
-    pub(super) made_by: u32,
+    /// The engine that made the connection; other processes, which got it by fork, have another.
+    pub(super) made_by: usize,
     /// The peer wrote something impossible.
     pub(super) bad_cursor: AtomicBool,
     /// Edge-triggered epoll watches this socket: every arrival has to be an edge.
@@ -62,7 +62,7 @@ impl Smc {
             rx,
             local,
             group,
-            made_by: crate::sys::getpid(),
+            made_by: crate::engine::identity(),
             bad_cursor: AtomicBool::new(false),
             edges: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
@@ -436,7 +436,7 @@ impl Smc {
     /// The last descriptor of this process for the connection is about to be closed.
     /// `abort`: the program asked for a reset (`SO_LINGER` with time 0).
     pub fn close(&self, abort: bool) {
-        let made_here = self.made_by == crate::sys::getpid();
+        let made_here = self.made_by == crate::engine::identity();
         if self.local.processes.fetch_sub(1, Ordering::AcqRel) != 1 {
             // Another process of the family goes on with it.
             if made_here {

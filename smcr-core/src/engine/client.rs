@@ -21,7 +21,7 @@ use crate::{Reason, fds, sys};
 #[derive(Debug)]
 pub struct ConnectPlan {
     began: Instant,
-    ipv6: bool,
+    peer: SocketAddr,
     ttl: i32,
 }
 
@@ -94,7 +94,7 @@ impl Engine {
         }
         Ok(ConnectPlan {
             began: Instant::now(),
-            ipv6,
+            peer,
             ttl,
         })
     }
@@ -110,7 +110,7 @@ impl Engine {
         fd: BorrowedFd<'_>,
         outcome: Result<(), Errno>,
     ) -> Result<Connecting, Option<Reason>> {
-        syn::clear_hint(fd, plan.ipv6, plan.ttl);
+        syn::clear_hint(fd, plan.peer.is_ipv6(), plan.ttl);
         match outcome {
             Ok(()) => {}
             Err(Errno::INPROGRESS) if is_established(fd) => {}
@@ -125,7 +125,15 @@ impl Engine {
                 Reason::Internal
             })
         };
-        let (local, peer) = addresses(fd).map_err(internal)?;
+        let (local, peer) = match plan.peer {
+            // Where we went is where we are.
+            SocketAddr::V4(v4) if !v4.ip().is_unspecified() => {
+                let local = rustix::net::getsockname(fd).map_err(internal)?;
+                let local = local.try_into().map_err(|_| Some(Reason::Internal))?;
+                (local, plan.peer)
+            }
+            _ => addresses(fd).map_err(internal)?,
+        };
         if local.ip().to_canonical() != peer.ip().to_canonical()
             && !peer.ip().to_canonical().is_loopback()
         {

@@ -56,6 +56,8 @@ pub enum Early {
 #[derive(Debug)]
 pub struct Connection {
     phase: AtomicU32,
+    /// Threads that sleep until the phase changes.
+    waiters: AtomicU32,
     smc: OnceLock<Smc>,
     pub(super) tcp: TcpSocket,
     /// Its line in the statistics; changed only by [`Self::relist`].
@@ -78,6 +80,7 @@ impl Connection {
     fn new(phase: Phase, tcp: TcpSocket, info: ConnInfo, smc: OnceLock<Smc>) -> Self {
         Self {
             phase: AtomicU32::new(phase as u32),
+            waiters: AtomicU32::new(0),
             smc,
             tcp,
             slot: UnsafeCell::new(PUBLISHER.add(&info)),
@@ -200,14 +203,24 @@ impl Connection {
     }
 
     fn set_phase(&self, phase: Phase) {
-        self.phase.store(phase as u32, Ordering::Release);
-        sys::futex_wake(&self.phase, i32::MAX);
+        self.phase.store(phase as u32, Ordering::SeqCst);
+        // Either we see the waiter, or it sees the phase.
+        if self.waiters.load(Ordering::SeqCst) > 0 {
+            sys::futex_wake(&self.phase, i32::MAX);
+        }
+    }
+
+    /// Sleeps until the phase is no longer `now`, or the time is over.
+    fn wait_phase(&self, now: Phase, timeout_ms: u32) {
+        self.waiters.fetch_add(1, Ordering::SeqCst);
+        sys::futex_wait(&self.phase, now as u32, timeout_ms);
+        self.waiters.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Sleeps while the phase is [`Phase::Committing`]; the handshake's own deadlines bound it.
     pub fn wait_decided(&self) {
         while self.phase.load(Ordering::Acquire) == Phase::Committing as u32 {
-            sys::futex_wait(&self.phase, Phase::Committing as u32, 1000);
+            self.wait_phase(Phase::Committing, 1000);
         }
     }
 
@@ -220,7 +233,7 @@ impl Connection {
                 return;
             }
             let ms = left.as_millis() as u32 + 1;
-            sys::futex_wait(&self.phase, Phase::Pending as u32, ms);
+            self.wait_phase(Phase::Pending, ms);
         }
         self.wait_decided();
     }
@@ -277,11 +290,7 @@ impl Connection {
             if left.is_zero() {
                 self.withdraw(Reason::EarlyData);
             } else {
-                sys::futex_wait(
-                    &self.phase,
-                    Phase::Pending as u32,
-                    left.as_millis() as u32 + 1,
-                );
+                self.wait_phase(Phase::Pending, left.as_millis() as u32 + 1);
             }
         }
     }

@@ -71,6 +71,12 @@ pub fn engine() -> Option<&'static Engine> {
     unsafe { ENGINE.load(Ordering::Acquire).as_ref() }
 }
 
+/// What tells this process's engine from those of its parent and its children. (Not the process's
+/// number, which is a system call away.)
+pub(crate) fn identity() -> usize {
+    ENGINE.load(Ordering::Acquire) as usize
+}
+
 /// Starts the engine of this process. To be called once, before other threads use the library.
 ///
 /// # Errors

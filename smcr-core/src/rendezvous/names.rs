@@ -9,13 +9,13 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 fn socket(kind: SocketType) -> Result<OwnedFd, Errno> {
+    brief_socket(kind).map(crate::fds::raise)
+}
+
+/// One that is closed before the program's call returns.
+fn brief_socket(kind: SocketType) -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    Ok(crate::fds::raise(rustix::net::socket_with(
-        AddressFamily::UNIX,
-        kind,
-        flags,
-        None,
-    )?))
+    rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)
 }
 
 fn presence_name(port: u16) -> Result<SocketAddrUnix, Errno> {
@@ -64,7 +64,7 @@ pub fn is_present(port: u16) -> bool {
     let ask = |probe: &OwnedFd| rustix::net::connect(probe, &name).is_ok();
     if NAMESPACE_CHANGED.load(Ordering::Relaxed) {
         // Which namespace this thread is in is not known: one that a new socket is in.
-        return socket(SocketType::DGRAM).is_ok_and(|probe| ask(&probe));
+        return brief_socket(SocketType::DGRAM).is_ok_and(|probe| ask(&probe));
     }
     PROBE
         .get_or_try_init(|| socket(SocketType::DGRAM))
@@ -109,12 +109,12 @@ impl AsFd for CallListener {
 }
 
 /// The server's end: calls the client of an accepted connection; `local` is the server's address.
-/// Returns the channel and the uid of the client's library.
+/// Returns the channel, which is for the time of one accept(), and the uid of the client's library.
 ///
 /// # Errors
 /// `ECONNREFUSED` when there is no such name (yet).
 pub fn call(local: SocketAddr, peer: SocketAddr) -> Result<(OwnedFd, u32), Errno> {
-    let channel = socket(SocketType::SEQPACKET)?;
+    let channel = brief_socket(SocketType::SEQPACKET)?;
     rustix::net::connect(&channel, &call_name(peer, local)?)?;
     let uid = peer_uid(&channel)?;
     Ok((channel, uid))

@@ -196,10 +196,14 @@ fn the_memory() {
             &Message::Memory { rmb: info(&rmb) },
             &[rmb.fd()],
         );
-        let mut other = buffer(&rmb, 1);
-        other.gid.0[3] ^= 1;
-        handshake.accept(other, true, Instant::now()).unwrap();
-        committed.send(handshake.poll_transmit());
+        handshake
+            .accept(buffer(&rmb, 1), true, Instant::now())
+            .unwrap();
+        let mut bytes = handshake.poll_transmit().unwrap();
+        let gid = &crate::attacker::identity().gid.0[..8];
+        let at = bytes.windows(8).position(|part| part == gid).unwrap();
+        bytes[at] ^= 1;
+        committed.send(Some(bytes));
     });
     declines("no memory message", Reason::ClcInvalid, |committed| {
         accept(committed, 1, &|_, _| {});

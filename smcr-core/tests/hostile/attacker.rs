@@ -14,6 +14,7 @@ use smcr_core::rendezvous::names::{self, CallListener, Presence};
 use smcr_core::rendezvous::syn;
 use smcr_core::shm::{Geometry, Rmb};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Far more than any step takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -164,7 +165,14 @@ pub(crate) fn commit(early: u32, rmb: &Rmb) -> Message {
         early,
         gid: identity().gid.0,
         rmb: info(rmb),
+        group: new_group(),
     }
+}
+
+/// One that the victim has passed no memory to.
+pub(crate) fn new_group() -> u32 {
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 /// The memfd of an own RMB.
