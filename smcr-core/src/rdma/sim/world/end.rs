@@ -33,6 +33,8 @@ pub(super) struct Endpoint {
     /// RMBs that the peer confirmed.
     known: Vec<u32>,
     lost: u32,
+    /// Why the last group ended.
+    reason: Option<Reason>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +91,7 @@ impl Endpoint {
             group: Phase::None,
             known: Vec::new(),
             lost: 0,
+            reason: None,
         }
     }
 
@@ -116,6 +119,11 @@ impl Endpoint {
 
     pub(super) fn links(&self) -> Vec<LinkId> {
         self.port.links()
+    }
+
+    /// Why the last group ended.
+    pub(super) fn reason(&self) -> Option<Reason> {
+        self.reason
     }
 
     pub(super) fn take_lost(&mut self) -> u32 {
@@ -259,10 +267,11 @@ impl Endpoint {
                     self.group = Phase::Ready(group);
                 }
                 News::RkeyAnswered(_, rmb, true) => self.known.push(rmb),
-                News::Ended(group, _) => {
+                News::Ended(group, reason) => {
                     if matches!(self.group, Phase::Starting(id) | Phase::Ready(id) if id == group) {
                         self.group = Phase::Ended(group);
                         self.lost += 1;
+                        self.reason = Some(reason);
                     }
                 }
                 _ => {}
