@@ -198,12 +198,9 @@ impl Endpoint {
             return None;
         };
         let prepared = self.state.prepare(group).ok()?;
-        let waits = match self.state.tell_rmb(&prepared, now) {
-            Ok(waits) => waits,
-            Err(_) => {
-                self.state.give_back(&prepared);
-                return None;
-            }
+        let Ok(waits) = self.state.tell_rmb(&prepared, now) else {
+            self.state.give_back(&prepared);
+            return None;
         };
         self.look_after(now);
         Some(Opening {
