@@ -75,9 +75,9 @@ pub const ALL: &[Scenario] = &[
     )
     .bulk(),
     Scenario::new(
-        "verbs-gone",
-        verbs::gone,
-        "the RDMA device is taken away under traffic",
+        "verbs-down",
+        verbs::down,
+        "the interface under the RDMA fabric goes down, and its device",
     )
     .bulk()
     .own_boot(),
