@@ -42,6 +42,21 @@ pub(crate) fn fill<'a>(fd: &OwnedFd, buf: &'a mut [u8]) -> Result<&'a [u8], Errn
     Ok(&buf[..have])
 }
 
+/// Reads once, which gives the whole of an attribute in sysfs.
+///
+/// # Errors
+/// Those of open(2) and read(2); EINTR is retried.
+pub(crate) fn read_once(path: impl Arg, buf: &mut [u8]) -> Result<&[u8], Errno> {
+    let file = open(path)?;
+    loop {
+        match rustix::io::read(&file, &mut *buf) {
+            Ok(n) => return Ok(&buf[..n]),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
 /// The names in a directory without `.` and `..`, at most `limit` of them, in no order.
 ///
 /// # Errors

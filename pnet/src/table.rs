@@ -116,6 +116,8 @@ impl FromStr for Table {
     fn from_str(text: &str) -> Result<Self, TableError> {
         let mut table = Self::new();
         for (line, text) in (1..).zip(text.lines()) {
+            // Left over where the last line has no end, or by an editor's mistake.
+            let text = text.trim_end_matches('\r');
             let entry = parse_line(text)
                 .and_then(|entry| {
                     if let Some((id, device)) = &entry {

@@ -26,6 +26,7 @@ pub mod rdma;
 pub mod reason;
 pub mod rendezvous;
 pub mod shm;
+pub mod signal;
 pub mod stat;
 pub mod sys;
 

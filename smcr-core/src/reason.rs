@@ -126,6 +126,14 @@ reasons! {
     LinkFailed = 0x0999_0002, "link-failed", "the RDMA link could not be set up: run with SMCR_LOG=debug";
     /// The memory of a connection could not be registered, or not be made known to the peer.
     Registration = 0x0999_0003, "registration", "memory could not be registered for RDMA: raise `ulimit -l`";
+    /// All links to the peer are gone, and with them the connections.
+    LinkLost = 0x0100_0001, "link-lost", "the RDMA link to the peer broke: connections over it were reset";
+    /// A CDC or LLC message made no sense.
+    LlcInvalid = 0x5300_0018, "llc-invalid", "the peer sent an LLC or CDC message that makes no sense, which was dropped";
+    /// The peer insists on eye catchers in its RMBEs.
+    EyeCatcher = 0x0305_0000, "eye-catcher", "the peer wants an eye catcher in each RMBE, which is not supported";
+    /// The kernel did not keep the SYN.
+    SynCookies = 0x5300_0019, "syn-cookies", "the listener answered with a SYN cookie, which has no room for the SMC-R option: its backlog is full";
 }
 
 impl Reason {

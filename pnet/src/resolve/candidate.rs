@@ -1,6 +1,5 @@
 //! RoCE ports that come into question, and which of their addresses fits a connection.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -85,17 +84,22 @@ pub enum Misfit {
     Subnet,
 }
 
+/// Subnets of a netdev: an address in each, and the length of the prefix.
+pub type Subnets = Vec<(IpAddr, u8)>;
+
 impl Candidate {
-    /// The first address that fits, with the netdev's Ethernet address, as Linux chooses.
+    /// The first address that fits, with the netdev's Ethernet address and subnets, as Linux
+    /// chooses.
     pub(super) fn choose(
         &self,
         version: Version,
         vlan: Option<u16>,
         local: IpAddr,
-    ) -> Option<(&Gid, [u8; 6])> {
+    ) -> Option<(&Gid, [u8; 6], Subnets)> {
         self.gids.iter().find_map(|gid| {
             let here = gid.check(version, vlan, local).ok()?;
-            Some((gid, here.mac))
+            let subnets = here.addresses.iter().map(|a| (a.subnet, a.prefix));
+            Some((gid, here.mac, subnets.collect()))
         })
     }
 }
@@ -144,8 +148,8 @@ pub(super) struct Survey<'a, N> {
     network: &'a mut N,
     sysfs: &'a Sysfs,
     addresses: Vec<Address>,
-    /// Netdevs by name, each asked for once.
-    netdevs: HashMap<String, Option<Netdev>>,
+    /// Netdevs by name, each asked for once. They are few.
+    netdevs: Vec<(String, Option<Netdev>)>,
 }
 
 impl<'a, N: Network> Survey<'a, N> {
@@ -154,7 +158,7 @@ impl<'a, N: Network> Survey<'a, N> {
             addresses: network.addresses()?,
             network,
             sysfs,
-            netdevs: HashMap::new(),
+            netdevs: Vec::new(),
         })
     }
 
@@ -198,12 +202,8 @@ impl<'a, N: Network> Survey<'a, N> {
     }
 
     fn place(&mut self, raw: RawGid) -> Result<Gid, Errno> {
-        if !self.netdevs.contains_key(&raw.netdev) {
-            let netdev = self.network.by_name(&raw.netdev)?;
-            self.netdevs.insert(raw.netdev.clone(), netdev);
-        }
-        let netdev = self.netdevs.get(&raw.netdev).and_then(Option::as_ref);
-        let here = netdev.and_then(|netdev| self.here(raw.gid, netdev));
+        let netdev = self.netdev(&raw.netdev)?;
+        let here = netdev.and_then(|netdev| self.here(raw.gid, &netdev));
         Ok(Gid {
             index: raw.index,
             gid: raw.gid,
@@ -211,6 +211,15 @@ impl<'a, N: Network> Survey<'a, N> {
             netdev: raw.netdev,
             here,
         })
+    }
+
+    fn netdev(&mut self, name: &str) -> Result<Option<Netdev>, Errno> {
+        if let Some((_, netdev)) = self.netdevs.iter().find(|(known, _)| known == name) {
+            return Ok(netdev.clone());
+        }
+        let netdev = self.network.by_name(name)?;
+        self.netdevs.push((name.to_owned(), netdev.clone()));
+        Ok(netdev)
     }
 
     /// The netdev is the GID's, if it has that address: RDMA devices are seen from all network

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-pub use candidate::{Candidate, Gid, Misfit, PortState, Version};
+pub use candidate::{Candidate, Gid, Misfit, PortState, Subnets, Version};
 pub use error::Unresolved;
 pub use flow::Flow;
 pub use network::Netdev;
@@ -104,6 +104,8 @@ pub struct Endpoint {
     pub gid: Ipv6Addr,
     /// Ethernet address of the netdev that the GID belongs to.
     pub mac: [u8; 6],
+    /// Subnets of that netdev: an address in each, and the length of the prefix.
+    pub subnets: Subnets,
     /// The VLAN that it is on, which is that of the connection.
     pub vlan: Option<u16>,
 }
@@ -257,8 +259,9 @@ impl Resolution {
         if self.devices.is_empty() {
             return Err(Unresolved::NoDevices);
         }
-        let is_active = |c: &&Candidate| c.state == PortState::Active;
-        let mut active = self.ports.iter().filter(is_active).peekable();
+        if let Some(endpoint) = self.endpoints(version, local).next() {
+            return Ok(endpoint);
+        }
         if self.ports.is_empty() {
             return Err(Unresolved::NoPort {
                 netdev: self.egress().name.clone(),
@@ -266,33 +269,38 @@ impl Resolution {
                 id: self.id().cloned(),
             });
         }
-        if active.peek().is_none() {
-            return Err(Unresolved::Inactive(
-                self.ports
-                    .iter()
-                    .map(|c| (c.port.clone(), c.state.clone()))
-                    .collect(),
-            ));
-        }
-        let mut tried = Vec::new();
-        for candidate in active {
-            if let Some((gid, mac)) = candidate.choose(version, self.vlan, local) {
-                return Ok(Endpoint {
-                    port: candidate.port.clone(),
-                    gid_index: gid.index,
-                    gid: gid.gid,
-                    mac,
-                    vlan: self.vlan,
-                });
-            }
-            tried.push(candidate.port.clone());
+        let active: Vec<RocePort> = self.active().map(|c| c.port.clone()).collect();
+        if active.is_empty() {
+            let states = self.ports.iter().map(|c| (c.port.clone(), c.state.clone()));
+            return Err(Unresolved::Inactive(states.collect()));
         }
         Err(Unresolved::NoGid {
-            ports: tried,
+            ports: active,
             version,
             vlan: self.vlan,
             local: local.to_canonical(),
         })
+    }
+
+    /// One endpoint for each port that [`Resolution::endpoint`] might take, best first: further
+    /// links of a link group go by other devices than the first one.
+    pub fn endpoints(&self, version: Version, local: IpAddr) -> impl Iterator<Item = Endpoint> {
+        self.active().filter_map(move |candidate| {
+            let (gid, mac, subnets) = candidate.choose(version, self.vlan, local)?;
+            Some(Endpoint {
+                port: candidate.port.clone(),
+                gid_index: gid.index,
+                gid: gid.gid,
+                mac,
+                subnets,
+                vlan: self.vlan,
+            })
+        })
+    }
+
+    fn active(&self) -> impl Iterator<Item = &Candidate> {
+        let is_active = |c: &&Candidate| c.state == PortState::Active;
+        self.ports.iter().filter(is_active)
     }
 }
 

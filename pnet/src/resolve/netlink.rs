@@ -11,8 +11,10 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
 };
 
+/// Room for a single answer: an interface is described in about 1 KiB.
+const ANSWER: usize = 8 << 10;
 /// Room for one batch of a dump; the kernel makes them no longer.
-const BUFFER: usize = 32 << 10;
+const BATCH: usize = 32 << 10;
 /// Batches of a dump that are read. 64 K routes or links are beyond any host of ours.
 const MAX_BATCHES: usize = 4096;
 
@@ -95,7 +97,7 @@ impl Netlink {
         Ok(Self {
             socket,
             sequence: 0,
-            buffer: vec![0; BUFFER],
+            buffer: Vec::new(),
         })
     }
 
@@ -113,6 +115,8 @@ impl Netlink {
         let is_dump = request.bytes[6..8] == (NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes();
         let request = request.finish(self.sequence);
         send(&self.socket, &request, SendFlags::NOSIGNAL)?;
+        let room = if is_dump { BATCH } else { ANSWER };
+        self.buffer.resize(room.max(self.buffer.len()), 0);
         for _ in 0..MAX_BATCHES {
             let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
             let (_, length) = recv(&self.socket, &mut self.buffer[..], flags)?;

@@ -146,8 +146,8 @@ impl Sysfs {
     /// PCI functions of mainframes have a string with an id for each of their ports, in EBCDIC.
     fn hardware_id(&self, directory: &str, port: usize) -> Option<PnetId> {
         let mut buf = [0; MAX_ATTRIBUTE];
-        let file = rawfs::open(self.path(&format!("{directory}/util_string"))).ok()?;
-        let string = rawfs::fill(&file, &mut buf).ok()?;
+        let path = self.path(&format!("{directory}/util_string"));
+        let string = rawfs::read_once(path, &mut buf).ok()?;
         let begin = port.checked_mul(HARDWARE_ID)?;
         let id = string.get(begin..begin.checked_add(HARDWARE_ID)?)?;
         let id: String = id.iter().map(|byte| from_ebcdic(*byte)).collect();
@@ -164,8 +164,7 @@ impl Sysfs {
     /// GID tables cannot.
     fn read(&self, attribute: &str) -> Option<String> {
         let mut buf = [0; MAX_ATTRIBUTE];
-        let file = rawfs::open(self.path(attribute)).ok()?;
-        let text = rawfs::fill(&file, &mut buf).ok()?;
+        let text = rawfs::read_once(self.path(attribute), &mut buf).ok()?;
         Some(std::str::from_utf8(text).ok()?.trim().to_owned())
     }
 

@@ -10,6 +10,7 @@
 //! spin_us = 50                # how long a call spins before it sleeps, 0..=1000
 //! handshake_timeout_ms = 2000 # how long a peer may take for a CLC message, 10..=60000
 //! users = same                # peers on this host: of the same user, or any
+//! ask_networks = 10.1.0.0/16  # peers on other hosts that are asked over UDP, none if not set
 //! default = smc               # when no rule matches: smc or tcp
 //! ueid = TEAM-A,TEAM-B        # SMC-R version 2: with peers that have one in common; none by default
 //! smcr_version = any          # SMC-R: 1, 2 or any
@@ -45,8 +46,8 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 pub use error::{ConfigError, ErrorKind};
-use rule::Rule;
 pub use rule::Verdict;
+use rule::{Network, Rule};
 
 use crate::clc::{Bounded, Capabilities, Eid};
 use crate::handshake::rdma::MAX_UEIDS;
@@ -71,6 +72,7 @@ pub struct Config {
     spin_us: u32,
     handshake_timeout_ms: u32,
     users: Users,
+    ask_networks: Vec<Network>,
     ueids: Bounded<Eid, MAX_UEIDS>,
     smcr_version: SmcrVersion,
     smcr_release: u32,
@@ -119,6 +121,7 @@ impl Default for Config {
             spin_us: 50,
             handshake_timeout_ms: 2000,
             users: Users::Same,
+            ask_networks: Vec::new(),
             ueids: Bounded::default(),
             smcr_version: SmcrVersion::Any,
             smcr_release: 1,
@@ -246,6 +249,13 @@ impl Config {
         self.users == Users::Any
     }
 
+    /// Whether a peer on another host may be asked by [`crate::signal::networks`]. Both ends have to
+    /// say so of each other.
+    pub fn asks(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.ask_networks.iter().any(|net| net.contains(peer))
+    }
+
     /// The enterprise IDs, in the order of preference. SMC-R of version 2 is for peers that have one
     /// of them, too.
     pub fn ueids(&self) -> &Bounded<Eid, MAX_UEIDS> {
@@ -260,6 +270,11 @@ impl Config {
     /// Whether SMC-R of version 2 may be spoken: it takes an enterprise ID.
     pub fn smcr_v2(&self) -> bool {
         self.smcr_version != SmcrVersion::V1 && !self.ueids.is_empty()
+    }
+
+    /// Whether connections to other hosts may use SMC-R at all.
+    pub fn rdma(&self) -> bool {
+        self.smcr_v1() || self.smcr_v2()
     }
 
     /// What an end of a link group of SMC-R version 2 can do, with so many links in it (1..=2).
@@ -334,6 +349,10 @@ impl fmt::Display for Config {
         writeln!(f, "spin_us = {}", self.spin_us)?;
         writeln!(f, "handshake_timeout_ms = {}", self.handshake_timeout_ms)?;
         writeln!(f, "users = {}", self.users.name())?;
+        if !self.ask_networks.is_empty() {
+            let networks: Vec<String> = self.ask_networks.iter().map(Network::to_string).collect();
+            writeln!(f, "ask_networks = {}", networks.join(","))?;
+        }
         if let Some((first, others)) = self.ueids.split_first() {
             write!(f, "ueid = {first}")?;
             others.iter().try_for_each(|eid| write!(f, ",{eid}"))?;

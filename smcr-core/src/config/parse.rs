@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::error::{ErrorKind, nearest};
-use super::rule::{Rule, VERDICTS, Verdict};
+use super::rule::{Network, Rule, VERDICTS, Verdict};
 use super::{Config, SmcrVersion, Users};
 use crate::clc::{Bounded, Eid};
 use crate::handshake::rdma::MAX_UEIDS;
@@ -17,6 +17,7 @@ pub(super) const KEYS: &[&str] = &[
     "spin_us",
     "handshake_timeout_ms",
     "users",
+    "ask_networks",
     "ueid",
     "smcr_version",
     "smcr_release",
@@ -107,6 +108,10 @@ fn parse_line(
             config.handshake_timeout_ms = parse_number(key, value, 10..=60000, "10..=60000")?;
         }
         "users" => config.users = Users::ALL[parse_word(key, value, USERS)?],
+        "ask_networks" => {
+            let networks = value.split(',').map(|text| Network::parse(text.trim()));
+            config.ask_networks = networks.collect::<Result<_, _>>()?;
+        }
         "ueid" => config.ueids = parse_ueids(value)?,
         "smcr_version" => {
             config.smcr_version = SmcrVersion::ALL[parse_word(key, value, SMCR_VERSIONS)?];

@@ -107,6 +107,27 @@ fn enterprise_ids_are_checked() {
 }
 
 #[test]
+fn networks_that_are_asked() {
+    let asks = |text: &str, peer: &str| {
+        let peer: IpAddr = peer.parse().unwrap();
+        parse(text).unwrap().asks(peer)
+    };
+    assert!(!asks("", "10.1.2.3"), "nobody, unless told so");
+    let text = "ask_networks = 10.1.0.0/16, fd00::/8,192.0.2.7";
+    for peer in ["10.1.2.3", "::ffff:10.1.2.3", "fd12::1", "192.0.2.7"] {
+        assert!(asks(text, peer), "{peer}");
+    }
+    for peer in ["10.2.2.3", "::1", "127.0.0.1", "192.0.2.8"] {
+        assert!(!asks(text, peer), "{peer}");
+    }
+    let config = parse(text).unwrap();
+    assert_eq!(parse(&config.to_string()).unwrap(), config);
+    for text in ["", "10.1.0.0/16,", "10.1.0.1/16", "x"] {
+        error(&format!("ask_networks = {text}"));
+    }
+}
+
+#[test]
 fn sizes_may_be_written_in_any_unit() {
     for (text, size) in [("16384", 1 << 14), ("16K", 1 << 14), ("512m", 512 << 20)] {
         let config = parse(&format!("ring_size = {text}")).unwrap();

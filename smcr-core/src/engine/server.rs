@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::client::is_established;
+use super::client::{Connecting, is_established};
 use super::connection::EARLY_MAX;
 use super::helper::{disconnect, transmit};
 use super::{Connection, Engine, PUBLISHER, addresses, on_this_host};
-use crate::conn::Smc;
 use crate::conn::bell;
+use crate::conn::{Home, Smc};
 use crate::group::LinkGroup;
 use crate::handshake::shm::{ShmGid, ShmHost};
 use crate::handshake::{Event, ShmServer};
@@ -29,6 +29,15 @@ pub struct Accepted {
     pub connection: Connection,
     /// The end of the readiness pair that takes the place of the accepted TCP socket.
     pub end: OwnedFd,
+}
+
+/// What became of an accepted connection.
+#[derive(Debug)]
+pub enum Admitted {
+    /// It moved.
+    Moved(Box<Accepted>),
+    /// Its handshake is pending, as a client's.
+    Pending(Connecting),
 }
 
 /// How long to look for the client's name, which it binds right after its connect(), unless it
@@ -60,11 +69,25 @@ impl Engine {
     ///
     /// # Errors
     /// Why it stays TCP; `fd` is as it was then, or reset if the handshake broke off.
-    pub fn accepted(&'static self, fd: BorrowedFd<'_>) -> Result<Accepted, Reason> {
+    pub fn accepted(&'static self, fd: BorrowedFd<'_>) -> Result<Admitted, Reason> {
+        let (local, peer) = addresses(fd).map_err(|_| Reason::Ended)?;
+        if !on_this_host(local, peer) && self.config.rdma() {
+            return self.accepted_rdma(fd, local, peer).map(Admitted::Pending);
+        }
+        let accepted = self.accepted_here(fd, local, peer)?;
+        Ok(Admitted::Moved(Box::new(accepted)))
+    }
+
+    /// A connection from this host.
+    fn accepted_here(
+        &'static self,
+        fd: BorrowedFd<'_>,
+        local: SocketAddr,
+        peer: SocketAddr,
+    ) -> Result<Accepted, Reason> {
         let Some(syn) = syn::hinted(fd) else {
             return Err(Reason::PeerNoSmc);
         };
-        let (local, peer) = addresses(fd).map_err(|_| Reason::Ended)?;
         if !on_this_host(local, peer) {
             // Anybody can send a SYN with that hint; nobody far away can make us wait.
             return Err(Reason::PeerNoSmc);
@@ -123,7 +146,7 @@ impl Engine {
             reason: None,
             local: Some(local),
             peer: Some(peer),
-            group: u64::from(smc.group().id()),
+            group: u64::from(smc.group_id()),
         };
         log::debug!("{local} <- {peer}: shm");
         self.connections.fetch_add(1, Ordering::Relaxed);
@@ -150,7 +173,7 @@ impl Engine {
                     group.release(&rx);
                     return Err(Refusal::Broken(Reason::Memory));
                 };
-                Ok(Smc::new(tx, rx, local, group, 0))
+                Ok(Smc::new(tx, rx, local, Home::Shm(group), 0))
             }
             Err(refusal) => {
                 group.release(&rx);

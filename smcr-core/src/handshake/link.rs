@@ -130,6 +130,13 @@ impl LinkPhase {
 
     pub(super) fn timeout<F: Fabric>(&mut self, channel: &mut Channel<F>, now: Instant) -> Next {
         let (committed, reason) = match self.step {
+            // The peer is in the middle of its Decline: some more time, once.
+            Step::Running { committed, .. } if !channel.inbox.is_empty() => {
+                let reason = Reason::LinkTimeout;
+                self.step = Step::Failed { committed, reason };
+                channel.deadline = now.checked_add(channel.timeouts.decline);
+                return Next::Stay;
+            }
             Step::Running { committed, .. } => (committed, Reason::LinkTimeout),
             Step::Failed { committed, reason } => (committed, reason),
             Step::Crossing { reason } => {

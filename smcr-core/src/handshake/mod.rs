@@ -55,7 +55,8 @@
 //! `llc_failed` says that the LLC exchange failed. Before `confirm_link_sent` our Decline goes out
 //! (§C.2): at once, or with [`Reason::LinkTimeout`] when the peer had some time to say its own, which
 //! is taken until `llc_done` (§C.3). After `confirm_link_sent`, and if the peer says nothing, the
-//! connection has to end with a reset.
+//! connection has to end with a reset. No data may go over the link before `llc_done`: a Decline
+//! would lose them.
 //!
 //! In this phase two Declines can cross. After one of ours the machine is in [`Phase::Crossing`]:
 //! what the stream holds then is most likely the application's, so it is looked at before it is

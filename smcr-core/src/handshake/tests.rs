@@ -11,6 +11,7 @@ use crate::clc::{
 };
 
 mod pair;
+mod rdma;
 mod table;
 
 pub(crate) fn identity(start: u8) -> Identity {

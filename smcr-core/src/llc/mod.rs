@@ -19,6 +19,7 @@
 //! All other integers are big-endian on the wire.
 
 mod error;
+pub mod flow;
 mod frame;
 mod link;
 mod rkey;

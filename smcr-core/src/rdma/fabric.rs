@@ -194,6 +194,9 @@ pub trait Port: std::fmt::Debug + Send + Sync {
     /// readable for ever: the port is to be dropped.
     fn event(&self) -> Option<PortEvent>;
 
+    /// Whether [`PortEvent::Gone`] was told: it will never work again.
+    fn is_gone(&self) -> bool;
+
     /// Work requests and doorbells so far, for statistics.
     fn counts(&self) -> Counts;
 }

@@ -8,12 +8,17 @@
 //! [`Pair::boot`] starts a server and a client; [`Guest`] runs programs in them; `scenarios` has
 //! what is tried there; `docs/lab.md` says how to add to it.
 
+pub mod apps;
+pub mod capture;
 pub mod channel;
 pub mod cmd;
+pub mod counters;
 mod emulator;
 pub mod guest;
 mod initramfs;
 pub mod kernel;
+pub mod kernel_peer;
+pub mod library;
 pub mod pair;
 mod qmp;
 pub mod runner;
@@ -21,7 +26,10 @@ pub mod scenarios;
 pub mod shell;
 pub mod wire;
 
+pub use capture::Decoded;
 pub use cmd::{Cmd, quote};
+pub use counters::Counters;
 pub use guest::{Guest, Process};
 pub use kernel::Kernel;
+pub use library::{Library, Sight, Under};
 pub use pair::Pair;

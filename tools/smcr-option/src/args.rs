@@ -25,8 +25,8 @@ Options:
   -h, --help         this text
   -V, --version      the version
 
-Needs root (CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN), Linux 5.15 or later for programs
-that connect, and 6.12 or later for programs that listen.
+Needs root (CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN) and Linux 5.15 or later. Sockets
+that are listening when the library gets them need 6.12 or later.
 
 Exit status:
   0  all well; status: attached, here or above

@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use crate::programs::{Hook, Program, STORAGE_SIZE};
+use crate::programs::{Hook, PORT_SIZE, Program, STORAGE_SIZE};
 
 const MAP_CREATE: i32 = 0;
 const PROG_LOAD: i32 = 5;
@@ -166,6 +166,25 @@ pub fn socket_storage() -> io::Result<OwnedFd> {
         btf_fd: btf.as_raw_fd() as u32,
         btf_key_type: 1,
         btf_value_type: 2,
+        ..MapCreate::default()
+    };
+    // SAFETY: the structure is the one of the command and holds no pointer.
+    unsafe { make(MAP_CREATE, &mut attr) }
+}
+
+/// Makes the map of the ports on which somebody listens who asked. If there are more than it
+/// holds, the oldest go, and their listeners are plain.
+///
+/// # Errors
+/// Those of bpf(2).
+pub fn listening_ports() -> io::Result<OwnedFd> {
+    const LRU_HASH: u32 = 9;
+    let mut attr = MapCreate {
+        kind: LRU_HASH,
+        key_size: PORT_SIZE,
+        value_size: 4,
+        max_entries: 1 << 14,
+        name: name("smcr_ports"),
         ..MapCreate::default()
     };
     // SAFETY: the structure is the one of the command and holds no pointer.

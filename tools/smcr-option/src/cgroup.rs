@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::bpf::{self, Loaded};
 use crate::error::Error;
-use crate::programs::{self, Hook};
+use crate::programs::{self, Hook, Maps};
 
 /// A directory of the cgroup v2 file system.
 #[derive(Debug)]
@@ -160,12 +160,17 @@ impl Cgroup {
     /// Nothing is attached then, except where a system call fails that should not.
     pub fn attach(&self, with_others: bool) -> Result<Done, Error> {
         let _lock = self.lock()?;
-        let map = bpf::socket_storage().map_err(|e| match e.raw_os_error() {
+        let sockets = bpf::socket_storage().map_err(|e| match e.raw_os_error() {
             Some(libc::EPERM) => Error::NotAllowed("load BPF programs"),
             _ => Error::NoSocketStorage(e),
         })?;
+        let ports = bpf::listening_ports().map_err(|e| Error::Call("make a BPF map", e))?;
+        let maps = Maps {
+            sockets: sockets.as_raw_fd(),
+            ports: ports.as_raw_fd(),
+        };
         let mut fresh = Vec::new();
-        for program in programs::all(map.as_raw_fd()) {
+        for program in programs::all(maps) {
             let fd = bpf::load(&program).map_err(|refused| match refused.error.raw_os_error() {
                 Some(libc::EPERM) => Error::NotAllowed("load BPF programs"),
                 _ => Error::Refused {

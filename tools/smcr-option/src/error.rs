@@ -103,9 +103,8 @@ impl fmt::Display for Error {
             ),
             Self::Others(path, names) => write!(
                 f,
-                "{}: other sock_ops programs run here ({}). If one of them writes TCP options, \
-                 listening sockets that did not ask for SMC would confirm it. If you know that \
-                 none does, say --with-others",
+                "{}: other sock_ops programs run here ({}). One that writes TCP options and these \
+                 would get in each other's way. If you know that none does, say --with-others",
                 path.display(),
                 names.join(", ")
             ),

@@ -55,9 +55,6 @@ fn run(args: &Args) -> Result<(String, u8), Error> {
                 Done::Already => "attached already",
                 Done::Inherited => "attached already, to a cgroup above",
             };
-            if let Some(limit) = show::kernel_limit() {
-                complain(limit);
-            }
             (format!("{path}: {done}\n"), 0)
         }
         Action::Detach => {

@@ -7,7 +7,10 @@
 //! | `smcr_get` (cgroup/getsockopt) | in getsockopt() | tells the verdict |
 //!
 //! Their memory is one word pair for each socket that asked (`BPF_MAP_TYPE_SK_STORAGE`), which the
-//! kernel frees with the socket and copies from a listening socket to those it accepts.
+//! kernel frees with the socket and copies from a listening socket to those it accepts; and the
+//! ports on which somebody listens who asked. The ports are there because a program that runs for a
+//! SYN-ACK cannot get at the listening socket: it runs since that socket has a flag set, but the
+//! flag may be a relic from before the programs were attached anew, or another program's.
 //!
 //! The option goes into a SYN if the socket asked, and into a SYN-ACK if the listening socket
 //! asked *and* the SYN had it, as RFC 7609 §3.5.1.1 wants it of a server that sees the SYN. Both
@@ -15,7 +18,7 @@
 //! connection is established, the kernel no longer asks for options.
 
 use crate::asm::{Assembler, If, Insn, Label, Reg, Size};
-use Reg::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R10};
+use Reg::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10};
 
 /// Socket option level of requests and verdicts. No protocol of the kernel has it.
 pub const LEVEL: i32 = 0x534d_4352;
@@ -24,7 +27,7 @@ pub const LEVEL: i32 = 0x534d_4352;
 /// during listen), 0 takes the request back.
 pub const ASK: i32 = 1;
 
-/// Option of getsockopt(): an `int`, the verdict.
+/// Option of getsockopt(): an `int`, the verdict. (And [`ASK`]: whether the socket asks.)
 pub const VERDICT: i32 = 2;
 
 /// Verdict: both ends sent the option.
@@ -41,6 +44,18 @@ pub const OPTION: [u8; 6] = [254, 6, 0xe2, 0xd4, 0xc3, 0xd9];
 /// Bytes kept for each socket: the state of the request, and the verdict.
 pub const STORAGE_SIZE: u32 = 8;
 
+/// Bytes that name a port: the cookie of its network namespace, the number, and 4 zeros.
+pub const PORT_SIZE: u32 = 16;
+
+/// The maps of a set of programs, by their descriptors.
+#[derive(Clone, Copy, Debug)]
+pub struct Maps {
+    /// What is kept for each socket.
+    pub sockets: i32,
+    /// The ports on which somebody listens who asked.
+    pub ports: i32,
+}
+
 /// Where in the storage the request stands: 0, or one of the two below.
 const REQUEST: i16 = 0;
 /// The program asked; a connect() or listen() has still to come.
@@ -54,6 +69,7 @@ const PEER: i16 = 4;
 mod ops {
     pub(super) const OP: i16 = 0;
     pub(super) const ARG0: i16 = 4;
+    pub(super) const LOCAL_PORT: i16 = 68;
     pub(super) const CB_FLAGS: i16 = 84;
     pub(super) const TOTAL_RETRANS: i16 = 136;
     pub(super) const SK: i16 = 184;
@@ -84,15 +100,20 @@ mod sockopt {
 /// Fields of `struct bpf_sock`.
 mod sock {
     pub(super) const PROTOCOL: i16 = 12;
+    pub(super) const LOCAL_PORT: i16 = 44;
     pub(super) const STATE: i16 = 72;
 }
 
 /// Numbers of helper functions.
 mod helper {
+    pub(super) const MAP_LOOKUP: i32 = 1;
+    pub(super) const MAP_UPDATE: i32 = 2;
+    pub(super) const MAP_DELETE: i32 = 3;
     pub(super) const SETSOCKOPT: i32 = 49;
     pub(super) const GETSOCKOPT: i32 = 57;
     pub(super) const SET_CB_FLAGS: i32 = 59;
     pub(super) const SK_STORAGE: i32 = 107;
+    pub(super) const NETNS_COOKIE: i32 = 122;
     pub(super) const LOAD_OPTION: i32 = 142;
     pub(super) const STORE_OPTION: i32 = 143;
     pub(super) const RESERVE_OPTION: i32 = 144;
@@ -118,9 +139,10 @@ const ENOSPC: i32 = 28;
 /// More than this the kernel does not copy for a program.
 const PAGE: i32 = 4096;
 
-/// The stack, as offsets from its end: the option's bytes, and an `int`.
+/// The stack, as offsets from its end: the option's bytes, an `int`, the name of a port.
 const OPTION_AT: i16 = -6;
 const INT_AT: i16 = -12;
+const PORT_AT: i16 = -32;
 
 /// A program before it is loaded.
 #[derive(Clone, Debug)]
@@ -170,15 +192,15 @@ impl Hook {
     }
 }
 
-/// The programs, around the map behind `map`.
-pub fn all(map: i32) -> [Program; 3] {
+/// The programs, around these maps.
+pub fn all(maps: Maps) -> [Program; 3] {
     const SOCK_OPS: u32 = 13;
     const CGROUP_SOCKOPT: u32 = 25;
     Hook::ALL.map(|hook| {
         let (kind, insns) = match hook {
-            Hook::SockOps => (SOCK_OPS, sock_ops(map)),
-            Hook::GetSockopt => (CGROUP_SOCKOPT, getsockopt(map)),
-            Hook::SetSockopt => (CGROUP_SOCKOPT, setsockopt(map)),
+            Hook::SockOps => (SOCK_OPS, sock_ops(maps)),
+            Hook::GetSockopt => (CGROUP_SOCKOPT, getsockopt(maps)),
+            Hook::SetSockopt => (CGROUP_SOCKOPT, setsockopt(maps)),
         };
         Program {
             name: hook.program(),
@@ -190,7 +212,7 @@ pub fn all(map: i32) -> [Program; 3] {
 }
 
 /// R6 is the context throughout, R8 the socket's storage.
-fn sock_ops(map: i32) -> Vec<Insn> {
+fn sock_ops(maps: Maps) -> Vec<Insn> {
     let mut a = Assembler::new();
     let [connect, listen, header, active, passive, done] = std::array::from_fn(|_| a.label());
     a.mov(R6, R1);
@@ -205,7 +227,7 @@ fn sock_ops(map: i32) -> Vec<Insn> {
 
     a.place(connect);
     let arm = a.label();
-    own_storage(&mut a, map, done);
+    own_storage(&mut a, maps, done);
     a.load(Size::Word, R1, R8, REQUEST);
     a.jump_if(R1, If::Equal, ASKED, arm);
     // A request is good for one connect(). This one was made without: what an earlier one that
@@ -217,27 +239,22 @@ fn sock_ops(map: i32) -> Vec<Insn> {
     a.place(arm);
     a.store_imm(Size::Word, R8, REQUEST, ARMED);
     a.store_imm(Size::Word, R8, PEER, 0);
-    // The flags of other programs stay.
-    a.load(Size::Word, R2, R6, ops::CB_FLAGS);
-    a.or(R2, WRITE_FLAG);
-    a.mov(R1, R6);
-    a.call(helper::SET_CB_FLAGS);
+    set_write_flag(&mut a);
     a.jump(done);
 
     a.place(listen);
     let refused = a.label();
-    own_storage(&mut a, map, done);
+    own_storage(&mut a, maps, done);
     a.load(Size::Word, R1, R8, REQUEST);
     a.jump_if(R1, If::Equal, 0, done);
     a.store_imm(Size::Word, R8, PEER, 0);
     keep_syns(&mut a, R6);
     a.jump_if(R0, If::Differ, 0, refused);
-    a.load(Size::Word, R1, R6, ops::CB_FLAGS);
-    a.or(R1, WRITE_FLAG);
-    // Not by SET_CB_FLAGS: a kernel without this option could not take the flag back later.
-    write_flags_option(&mut a, R6);
+    a.load(Size::Word, R7, R6, ops::LOCAL_PORT);
+    port_add(&mut a, maps);
     a.jump_if(R0, If::Differ, 0, refused);
     a.store_imm(Size::Word, R8, REQUEST, ARMED);
+    set_write_flag(&mut a);
     a.jump(done);
     a.place(refused);
     a.store_imm(Size::Word, R8, REQUEST, 0);
@@ -251,16 +268,16 @@ fn sock_ops(map: i32) -> Vec<Insn> {
     a.jump_if(R2, If::Equal, 0, done);
     a.and(R1, FLAG_ACK);
     a.jump_if(R1, If::Equal, 0, from_client);
-    // A SYN-ACK. The flag is the listening socket's, so that one asked. With a cookie, nothing is
-    // kept by which we would know of the option later.
+    // A SYN-ACK. With a cookie, nothing is kept by which we would know of the option later.
     a.load(Size::Word, R1, R6, ops::ARG0);
     a.jump_if(R1, If::Equal, FOR_COOKIE, done);
+    own_port_check(&mut a, maps, done);
     find_option(&mut a, OF_SYN);
     a.jump_if(R0, If::Greater, 0, send);
     a.jump_if(R0, If::Equal, -ENOSPC, send);
     a.jump(done);
     a.place(from_client);
-    own_storage(&mut a, map, done);
+    own_storage(&mut a, maps, done);
     a.load(Size::Word, R1, R8, REQUEST);
     a.jump_if(R1, If::Differ, ARMED, done);
     // Sent twice without an answer: perhaps the option is what the path does not let through.
@@ -280,7 +297,7 @@ fn sock_ops(map: i32) -> Vec<Insn> {
 
     a.place(active);
     let (smc, plain, judged) = (a.label(), a.label(), a.label());
-    own_storage(&mut a, map, done);
+    own_storage(&mut a, maps, done);
     a.load(Size::Word, R1, R8, REQUEST);
     a.jump_if(R1, If::Differ, ARMED, done);
     // The packet at hand is the SYN-ACK.
@@ -290,7 +307,7 @@ fn sock_ops(map: i32) -> Vec<Insn> {
     a.jump(plain);
 
     a.place(passive);
-    own_storage(&mut a, map, done);
+    own_storage(&mut a, maps, done);
     a.load(Size::Word, R1, R8, REQUEST);
     a.jump_if(R1, If::Differ, ARMED, done);
     // That the SYN had the option is not enough: ours has to have gone back. It did not if the
@@ -301,6 +318,7 @@ fn sock_ops(map: i32) -> Vec<Insn> {
     a.load(Size::Word, R1, R6, ops::SKB_TCP_FLAGS);
     a.and(R1, FLAG_SYN);
     a.jump_if(R1, If::Differ, 0, plain);
+    own_port_check(&mut a, maps, plain);
     find_option(&mut a, OF_SYN);
     a.jump_if(R0, If::Greater, 0, smc);
     a.jump_if(R0, If::Equal, -ENOSPC, smc);
@@ -321,7 +339,7 @@ fn sock_ops(map: i32) -> Vec<Insn> {
     a.finish()
 }
 
-fn setsockopt(map: i32) -> Vec<Insn> {
+fn setsockopt(maps: Maps) -> Vec<Insn> {
     let mut a = Assembler::new();
     let [other, refuse, listening, forget, take, done] = std::array::from_fn(|_| a.label());
     a.mov(R6, R1);
@@ -334,7 +352,7 @@ fn setsockopt(map: i32) -> Vec<Insn> {
     a.load(Size::Double, R2, R6, sockopt::SK);
     a.load(Size::Word, R1, R2, sock::PROTOCOL);
     a.jump_if(R1, If::Differ, IPPROTO_TCP, refuse);
-    storage(&mut a, map, true, refuse);
+    storage(&mut a, maps, true, refuse);
     a.load(Size::Double, R1, R6, sockopt::SK);
     a.load(Size::Word, R1, R1, sock::STATE);
     a.jump_if(R1, If::Equal, STATE_LISTEN, listening);
@@ -345,9 +363,9 @@ fn setsockopt(map: i32) -> Vec<Insn> {
     a.store_imm(Size::Word, R8, PEER, 0);
     a.jump(take);
 
-    // The kernel looks at the flag for each SYN: it has to go with the request, and comes with it.
+    // The kernel looks at the flag for each SYN: it comes and goes with the request.
     a.place(listening);
-    let (flags, lower, write) = (a.label(), a.label(), a.label());
+    let (flags, lower, write, no_flags) = (a.label(), a.label(), a.label(), a.label());
     a.jump_if(R7, If::Equal, 0, flags);
     a.load(Size::Double, R1, R6, sockopt::SK);
     keep_syns(&mut a, R1);
@@ -357,7 +375,7 @@ fn setsockopt(map: i32) -> Vec<Insn> {
     a.load(Size::Double, R1, R6, sockopt::SK);
     int_arguments(&mut a, TCP_BPF_SOCK_OPS_CB_FLAGS);
     a.call(helper::GETSOCKOPT);
-    a.jump_if(R0, If::Differ, 0, refuse);
+    a.jump_if(R0, If::Differ, 0, no_flags);
     a.load(Size::Word, R1, R10, INT_AT);
     a.jump_if(R7, If::Equal, 0, lower);
     a.or(R1, WRITE_FLAG);
@@ -365,12 +383,27 @@ fn setsockopt(map: i32) -> Vec<Insn> {
     a.place(lower);
     a.and(R1, !WRITE_FLAG);
     a.place(write);
-    a.load(Size::Double, R2, R6, sockopt::SK);
-    write_flags_option(&mut a, R2);
+    a.store(Size::Word, R10, INT_AT, R1);
+    a.load(Size::Double, R1, R6, sockopt::SK);
+    int_arguments(&mut a, TCP_BPF_SOCK_OPS_CB_FLAGS);
+    a.call(helper::SETSOCKOPT);
     a.jump_if(R0, If::Differ, 0, refuse);
     a.jump_if(R7, If::Equal, 0, forget);
+    a.load(Size::Double, R1, R6, sockopt::SK);
+    a.load(Size::Word, R7, R1, sock::LOCAL_PORT);
+    port_add(&mut a, maps);
+    a.jump_if(R0, If::Differ, 0, refuse);
     a.store_imm(Size::Word, R8, REQUEST, ARMED);
     a.jump(take);
+    // An older kernel. To give the flag is not possible; to have it count no longer is, for all
+    // that listen on the port.
+    a.place(no_flags);
+    a.jump_if(R7, If::Differ, 0, refuse);
+    a.load(Size::Double, R1, R6, sockopt::SK);
+    a.load(Size::Word, R7, R1, sock::LOCAL_PORT);
+    port_name(&mut a);
+    a.map(R1, maps.ports);
+    a.call(helper::MAP_DELETE);
 
     a.place(forget);
     a.store_imm(Size::Word, R8, REQUEST, 0);
@@ -385,20 +418,30 @@ fn setsockopt(map: i32) -> Vec<Insn> {
     a.finish()
 }
 
-fn getsockopt(map: i32) -> Vec<Insn> {
+fn getsockopt(maps: Maps) -> Vec<Insn> {
     let mut a = Assembler::new();
-    let [other, none, done] = std::array::from_fn(|_| a.label());
+    let [other, known, none, done] = std::array::from_fn(|_| a.label());
     a.mov(R6, R1);
     a.load(Size::Word, R1, R6, sockopt::LEVEL);
     a.jump_if(R1, If::Differ, LEVEL, other);
     a.load(Size::Word, R1, R6, sockopt::NAME);
-    a.jump_if(R1, If::Differ, VERDICT, done);
+    a.jump_if(R1, If::Equal, VERDICT, known);
+    a.jump_if(R1, If::Differ, ASK, done);
+    a.place(known);
     a.load(Size::Double, R2, R6, sockopt::SK);
     a.load(Size::Word, R1, R2, sock::PROTOCOL);
     a.jump_if(R1, If::Differ, IPPROTO_TCP, done);
     a.set(R7, 0);
-    storage(&mut a, map, false, none);
+    storage(&mut a, maps, false, none);
+    a.load(Size::Word, R1, R6, sockopt::NAME);
+    let request = a.label();
+    a.jump_if(R1, If::Equal, ASK, request);
     a.load(Size::Word, R7, R8, PEER);
+    a.jump(none);
+    a.place(request);
+    a.load(Size::Word, R1, R8, REQUEST);
+    a.jump_if(R1, If::Equal, 0, none);
+    a.set(R7, 1);
     a.place(none);
     a.load(Size::Double, R2, R6, sockopt::VALUE);
     a.load(Size::Double, R3, R6, sockopt::VALUE_END);
@@ -417,20 +460,61 @@ fn getsockopt(map: i32) -> Vec<Insn> {
 
 /// R8 = storage of the context's socket; goes to `none` if it has none, or if there is no full
 /// socket.
-fn own_storage(a: &mut Assembler, map: i32, none: Label) {
+fn own_storage(a: &mut Assembler, maps: Maps, none: Label) {
     a.load(Size::Double, R2, R6, ops::SK);
     a.jump_if(R2, If::Equal, 0, none);
-    storage(a, map, false, none);
+    storage(a, maps, false, none);
 }
 
 /// R8 = storage of the socket in R2, made if wanted; goes to `none` without.
-fn storage(a: &mut Assembler, map: i32, create: bool, none: Label) {
-    a.map(R1, map);
+fn storage(a: &mut Assembler, maps: Maps, create: bool, none: Label) {
+    a.map(R1, maps.sockets);
     a.set(R3, 0);
     a.set(R4, i32::from(create));
     a.call(helper::SK_STORAGE);
     a.jump_if(R0, If::Equal, 0, none);
     a.mov(R8, R0);
+}
+
+/// R0 = 0 if R7, a number, is now among the ports with listeners that asked.
+fn port_add(a: &mut Assembler, maps: Maps) {
+    port_name(a);
+    a.store_imm(Size::Word, R10, INT_AT, 1);
+    a.map(R1, maps.ports);
+    a.mov(R3, R10);
+    a.add(R3, i32::from(INT_AT));
+    a.set(R4, 0);
+    a.call(helper::MAP_UPDATE);
+}
+
+/// Goes to `absent` if nobody who asked listens on the context's own port. Changes R9.
+fn own_port_check(a: &mut Assembler, maps: Maps, absent: Label) {
+    a.mov(R9, R7);
+    a.load(Size::Word, R7, R6, ops::LOCAL_PORT);
+    port_name(a);
+    a.mov(R7, R9);
+    a.map(R1, maps.ports);
+    a.call(helper::MAP_LOOKUP);
+    a.jump_if(R0, If::Equal, 0, absent);
+}
+
+/// R2 = the name, on the stack, of the port with the number R7 in the context's namespace.
+fn port_name(a: &mut Assembler) {
+    a.mov(R1, R6);
+    a.call(helper::NETNS_COOKIE);
+    a.store(Size::Double, R10, PORT_AT, R0);
+    a.store(Size::Word, R10, PORT_AT + 8, R7);
+    a.store_imm(Size::Word, R10, PORT_AT + 12, 0);
+    a.mov(R2, R10);
+    a.add(R2, i32::from(PORT_AT));
+}
+
+/// The kernel is to ask for options; the flags of other programs stay.
+fn set_write_flag(a: &mut Assembler) {
+    a.load(Size::Word, R2, R6, ops::CB_FLAGS);
+    a.or(R2, WRITE_FLAG);
+    a.mov(R1, R6);
+    a.call(helper::SET_CB_FLAGS);
 }
 
 fn clear_write_flag(a: &mut Assembler) {
@@ -445,14 +529,6 @@ fn keep_syns(a: &mut Assembler, of: Reg) {
     a.store_imm(Size::Word, R10, INT_AT, 1);
     a.mov(R1, of);
     int_arguments(a, TCP_SAVE_SYN);
-    a.call(helper::SETSOCKOPT);
-}
-
-/// R0 = setsockopt(`of`, TCP_BPF_SOCK_OPS_CB_FLAGS, R1)
-fn write_flags_option(a: &mut Assembler, of: Reg) {
-    a.store(Size::Word, R10, INT_AT, R1);
-    a.mov(R1, of);
-    int_arguments(a, TCP_BPF_SOCK_OPS_CB_FLAGS);
     a.call(helper::SETSOCKOPT);
 }
 
@@ -490,6 +566,12 @@ fn find_option(a: &mut Assembler, flags: i32) {
 
 /// `to` = the `int` that the program passed; goes to `missing` if it passed less.
 fn read_int(a: &mut Assembler, to: Reg, missing: Label) {
+    let enough = a.label();
+    // There is room for 16 bytes, whatever was passed.
+    a.load(Size::Word, R1, R6, sockopt::LENGTH);
+    a.jump_if(R1, If::Above, 3, enough);
+    a.jump(missing);
+    a.place(enough);
     a.load(Size::Double, R2, R6, sockopt::VALUE);
     a.load(Size::Double, R3, R6, sockopt::VALUE_END);
     a.mov(R1, R2);
@@ -517,14 +599,19 @@ fn leave_to_kernel(a: &mut Assembler, other: Label, done: Label) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Hook, all};
+    use super::{Hook, Maps, all};
+
+    const MAPS: Maps = Maps {
+        sockets: 0,
+        ports: 0,
+    };
 
     #[test]
     fn names_fit_the_kernels_field() {
-        for program in all(0) {
+        for program in all(MAPS) {
             assert!(program.name.len() < 16);
             assert_eq!(program.name, program.hook.program());
         }
-        assert_eq!(Hook::ALL.len(), all(0).len());
+        assert_eq!(Hook::ALL.len(), all(MAPS).len());
     }
 }

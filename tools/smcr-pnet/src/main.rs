@@ -105,6 +105,14 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config(error) => write!(f, "the configuration file is refused: {error}"),
+            Self::Table(error @ TableError::Io { source, .. })
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                write!(
+                    f,
+                    "{error}: try it as root, or name another table by --table"
+                )
+            }
             Self::Table(error) => error.fmt(f),
             Self::Edit(subject, problem) => write!(f, "{subject}: {problem}"),
             Self::NoSuchId(id) => write!(

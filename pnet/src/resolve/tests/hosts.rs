@@ -217,6 +217,12 @@ fn without_a_table_the_netdev_of_the_gids_decides() {
     assert_eq!(found.mapping, Mapping::Gids);
     assert_eq!(ports(&found), ["rxe0 port 1", "rxe3 port 2"]);
     assert_eq!(v2(&found, "10.5.0.1").unwrap().port.device, "rxe0");
+    let local = "10.5.0.1".parse().unwrap();
+    let all: Vec<u32> = found
+        .endpoints(Version::V2, local)
+        .map(|endpoint| endpoint.gid_index)
+        .collect();
+    assert_eq!(all, [1, 2]);
     // Of the bond, first the device of its base interface; but only the other has the address.
     let found = look_up(&mut host(), &tree, "", 3);
     assert_eq!(ports(&found), ["rxe2 port 1", "rxe1 port 1"]);

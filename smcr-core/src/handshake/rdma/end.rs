@@ -11,7 +11,7 @@ pub const MAX_UEIDS: usize = 4;
 
 /// Who we are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Identity {
+pub struct RdmaIdentity {
     /// This process: two free bytes and the MAC of an RDMA port (RFC 7609 §A.2.1), not shared with
     /// any other process, lest peers take the link groups of one for those of the other. Not zero.
     pub peer_id: PeerId,
@@ -24,7 +24,7 @@ pub struct Identity {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RdmaEnd {
     /// Who we are.
-    pub identity: Identity,
+    pub identity: RdmaIdentity,
     /// The port's MAC. Sent in any version: a Linux server addresses its link to it.
     pub mac: Mac,
     /// Version 1, if the port has a RoCEv1 GID and the configuration allows it.

@@ -20,7 +20,7 @@
 //! # First and later contact
 //!
 //! The server says whether the connection gets a new link group. A client that does not have the
-//! group of a later contact declines with [`Reason::OutOfSync`](crate::Reason::OutOfSync), which
+//! group of a later contact declines with [`Reason::OutOfSync`], which
 //! makes the server forget it (RFC 7609 §C.4).
 //!
 //! After a later contact's Confirm nobody may decline any more. Linux does so nevertheless when its
@@ -30,7 +30,7 @@ mod check;
 mod end;
 mod messages;
 
-pub use end::{Contact, Identity, MAX_UEIDS, RdmaEnd, Subnets, V1, V2};
+pub use end::{Contact, MAX_UEIDS, RdmaEnd, RdmaIdentity, Subnets, V1, V2};
 
 use std::time::Instant;
 
@@ -73,7 +73,7 @@ pub struct Proposed {
     /// this and the GID nevertheless, as Linux does.
     pub peer_id: PeerId,
     /// Version 2: the GID that the client's link will have, or has. Version 1: the one that it
-    /// prefers; its Confirm may name another.
+    /// prefers; its Confirm may name another. Nothing of it was checked.
     pub gid: Gid,
     /// The client's MAC; zero from a Linux client that offers version 2 only.
     pub mac: Mac,
@@ -86,9 +86,8 @@ pub struct Proposed {
 pub struct Accepted {
     /// The server's end: a new link's at first contact, else that of a link both know.
     pub peer: RdmaEndpoint,
-    /// The server starts a new link group. If not, peer ID, GID, MAC and queue pair number of
-    /// `peer` must be those of a link of ours, else decline with
-    /// [`Reason::OutOfSync`](crate::Reason::OutOfSync).
+    /// The server starts a new link group. If not, `peer` must name a link that we have
+    /// ([`names_link`]), else decline with [`Reason::OutOfSync`].
     pub first_contact: bool,
     /// What is settled; at a later contact release and limits are those of the group.
     pub settled: Settled,
@@ -100,8 +99,8 @@ pub struct Accepted {
 /// A client confirmed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Confirmed {
-    /// The client's end: a new link's at first contact, else that of a link both know (RFC 7609
-    /// §3.5.2.3 wants that verified; it need not be the link of the Accept).
+    /// The client's end: a new link's at first contact, else that of a link both know, which is to
+    /// be verified ([`names_link`]); it need not be the link of the Accept.
     pub peer: RdmaEndpoint,
     /// A new link group. The handshake goes on with its first link.
     pub first_contact: bool,
@@ -111,6 +110,16 @@ pub struct Confirmed {
     pub extension: Option<FirstContact>,
     /// Version 2, first contact: the GIDs over which the client can have links, at most 8.
     pub link_gids: Vec<Gid>,
+}
+
+/// Does what a peer says of its end of a link in an Accept or Confirm name the end that is `known`
+/// of an earlier contact (RFC 7609 §3.5.2.2, §3.5.2.3)? Peer ID, GID and queue pair number count, in
+/// version 1 the MAC, too; RMB, token and MTU are the connection's.
+pub fn names_link(version: Version, said: &RdmaEndpoint, known: &RdmaEndpoint) -> bool {
+    said.peer_id == known.peer_id
+        && said.gid == known.gid
+        && said.qp_number == known.qp_number
+        && (version == Version::V2 || said.mac == known.mac)
 }
 
 /// What is agreed so far.

@@ -208,6 +208,10 @@ impl Port for VerbsPort {
         }
     }
 
+    fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+
     fn counts(&self) -> Counts {
         self.completions.counts()
     }

@@ -1,10 +1,18 @@
 //! What is tried in the lab: one function and one line of the table each.
 
+mod apps_tcp;
+mod kernel_smc;
+mod library;
+mod pnet;
+mod rdma_iperf3;
 mod rdma_works;
+mod rivals;
+mod tcp_works;
 mod verbs;
 
 use anyhow::Result;
 
+use super::kernel_peer;
 use super::pair::Pair;
 
 /// One scenario.
@@ -69,15 +77,56 @@ pub const ALL: &[Scenario] = &[
         "verbs between the guests: a ping-pong, hardware counters, GIDs",
     ),
     Scenario::new(
-        "verbs",
-        verbs::run,
-        "the library's RDMA fabric alone: traffic, failures, latency and throughput",
+        "tcp-works",
+        tcp_works::run,
+        "TCP between the guests: iperf3, a pulled cable, a guest that stands still",
     )
     .bulk(),
     Scenario::new(
+        "rivals",
+        rivals::run,
+        "the figures of plain TCP, plain RDMA and rsockets",
+    )
+    .bulk(),
+    Scenario::new(
+        "apps-tcp",
+        apps_tcp::run,
+        "iperf3, redis, nginx and PostgreSQL over plain TCP",
+    )
+    .bulk(),
+    Scenario::new(
+        "pnet",
+        pnet::run,
+        "the PNET table: which RoCE port and GID, under VLANs and bonds too",
+    ),
+    Scenario::new(
+        "verbs",
+        verbs::run,
+        "the RDMA fabric alone: traffic, failures, latency and throughput",
+    )
+    .bulk(),
+    Scenario::new(
+        "rdma-iperf3",
+        rdma_iperf3::run,
+        "iperf3 under the library: over RDMA",
+    )
+    .bulk(),
+    Scenario::new(
+        "library",
+        library::run,
+        "programs under the library: in one guest, and between the two",
+    )
+    .bulk(),
+    Scenario::new(
+        "kernel-smc",
+        kernel_smc::run,
+        "Linux's own SMC-R between the guests, and its messages as tshark reads them",
+    )
+    .modules(kernel_peer::MODULES),
+    Scenario::new(
         "verbs-down",
         verbs::down,
-        "the interface under the RDMA fabric goes down, and its device",
+        "the interface under the RDMA fabric goes down, and its device is deleted",
     )
     .bulk()
     .own_boot(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::lab::Pair;
+use crate::lab::{Counters, Pair};
 
 /// A ping-pong by ibverbs-utils over the GID that smcr uses.
 pub(super) fn run(pair: &mut Pair) -> Result<()> {
@@ -22,6 +22,7 @@ pub(super) fn run(pair: &mut Pair) -> Result<()> {
             guest.name()
         );
     }
+    let before = [Counters::read(&pair.server)?, Counters::read(&pair.client)?];
     let mut server = pair.server.spawn("ibv_rc_pingpong -d rxe0 -g 1 -n 500")?;
     pair.server.wait_for_listener(18515)?;
     let line = format!(
@@ -30,5 +31,17 @@ pub(super) fn run(pair: &mut Pair) -> Result<()> {
     );
     pair.client.run(line, Duration::from_secs(30))?.success()?;
     server.wait(Duration::from_secs(10))?.success()?;
+    for (guest, before) in [&pair.server, &pair.client].into_iter().zip(&before) {
+        let now = Counters::read(guest)?;
+        for name in ["sent_pkts", "rcvd_pkts"] {
+            let packets = now.grown(before, name)?;
+            // A message of 4096 bytes is four packets.
+            ensure!(
+                packets >= 2000,
+                "{}: {name} grew by {packets}",
+                guest.name()
+            );
+        }
+    }
     Ok(())
 }
