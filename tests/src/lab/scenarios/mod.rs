@@ -8,6 +8,7 @@ mod rdma_iperf3;
 mod rdma_works;
 mod rivals;
 mod tcp_works;
+mod verbs;
 
 use anyhow::Result;
 
@@ -99,6 +100,12 @@ pub const ALL: &[Scenario] = &[
         "the PNET table: which RoCE port and GID, under VLANs and bonds too",
     ),
     Scenario::new(
+        "verbs",
+        verbs::run,
+        "the RDMA fabric alone: traffic, failures, latency and throughput",
+    )
+    .bulk(),
+    Scenario::new(
         "rdma-iperf3",
         rdma_iperf3::run,
         "iperf3 under the library: over RDMA",
@@ -116,4 +123,11 @@ pub const ALL: &[Scenario] = &[
         "Linux's own SMC-R between the guests, and its messages as tshark reads them",
     )
     .modules(kernel_peer::MODULES),
+    Scenario::new(
+        "verbs-down",
+        verbs::down,
+        "the interface under the RDMA fabric goes down, and its device is deleted",
+    )
+    .bulk()
+    .own_boot(),
 ];
