@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use libc::{c_int, sockaddr};
 use rustix::io::Errno;
 use smcr_core::Reason;
-use smcr_core::engine::{Connection, Engine, engine};
+use smcr_core::engine::{Admitted, Connecting, Connection, Engine, engine};
 use smcr_core::stat::Role;
 use smcr_core::sys;
 
@@ -154,30 +154,33 @@ pub(crate) fn connect(fd: RawFd, peer: Option<SocketAddr>, call: impl FnOnce() -
     let _errno = real::KeepErrno::new();
     let outcome = if ret == 0 { Ok(()) } else { Err(real::errno()) };
     match engine.connected(&plan, borrow(fd), outcome) {
-        Ok(mut connecting) => {
-            let connection = connecting.connection;
-            let names = names_of(fd, &plain);
-            let stream = StreamRef::new(Arc::clone(&connection));
-            let fallback = stream.clone();
-            connecting.pending.on_tcp = Box::new(move |tcp| back_to_tcp(&fallback, tcp));
-            connection.begin(connecting.pending);
-            let end = connecting.end.as_fd();
-            if names
-                .iter()
-                .all(|&name| install(name, &stream, end).is_ok())
-            {
-                if let Some(tcp) = connection.tcp() {
-                    stop_signals(tcp);
-                }
-                engine.watch(&connection);
-            } else {
-                connection.withdraw(Reason::Descriptors);
-            }
-        }
+        Ok(connecting) => begin(connecting, &names_of(fd, &plain), engine),
         Err(Some(reason)) => note_tcp(fd, Role::Client, reason),
         Err(None) => {}
     }
     ret
+}
+
+/// The handshake of a connection begins: puts an end of its readiness pair in the place of the TCP
+/// socket, under all the `names` that it has.
+fn begin(mut connecting: Connecting, names: &[RawFd], engine: &'static Engine) {
+    let connection = connecting.connection;
+    let stream = StreamRef::new(Arc::clone(&connection));
+    let fallback = stream.clone();
+    connecting.pending.on_tcp = Box::new(move |tcp| back_to_tcp(&fallback, tcp));
+    connection.begin(connecting.pending);
+    let end = connecting.end.as_fd();
+    if names
+        .iter()
+        .all(|&name| install(name, &stream, end).is_ok())
+    {
+        if let Some(tcp) = connection.tcp() {
+            stop_signals(tcp);
+        }
+        engine.watch(&connection);
+    } else {
+        connection.withdraw(Reason::Descriptors);
+    }
 }
 
 /// SIGIO is the readiness pair's to cause, no longer the TCP socket's.
@@ -381,7 +384,8 @@ pub(crate) fn accepted(listener: RawFd, fd: RawFd) -> RawFd {
         None => engine.accepted(borrow(fd)),
     };
     match accepted {
-        Ok(accepted) => {
+        Ok(Admitted::Pending(connecting)) => begin(connecting, &[fd], engine),
+        Ok(Admitted::Moved(accepted)) => {
             let connection: Arc<Connection> = Arc::new(accepted.connection);
             let stream = StreamRef::new(Arc::clone(&connection));
             if install(fd, &stream, accepted.end.as_fd()).is_err() {

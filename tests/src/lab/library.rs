@@ -13,6 +13,9 @@ use crate::scenario::stat::{Process, Snapshot};
 /// Where the configuration lies in a guest.
 const CONFIGURATION: &str = "/tmp/smcr.conf";
 
+/// Where the library logs in a guest.
+const LOG: &str = "/tmp/smcr.log";
+
 /// What stands under the programs of both guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Under {
@@ -46,11 +49,33 @@ impl Library {
         Ok(())
     }
 
+    /// Gives both guests what two machines need that are to talk SMC-R: the TCP option, and an
+    /// enterprise ID in common.
+    pub fn start(pair: &Pair) -> Result<()> {
+        for guest in [&pair.server, &pair.client] {
+            let tool = quote(&paths::option_tool().display().to_string());
+            guest.sh(format!("{tool} attach"))?;
+        }
+        Self::install(pair, "ueid = SMCR-LAB\n")
+    }
+
     /// The same command line under the library. `env` starts the program: not even the shell
     /// that reads the line runs under it.
     pub fn line(line: &str) -> String {
         let library = quote(&paths::library().display().to_string());
-        format!("env LD_PRELOAD={library} SMCR_CONFIG={CONFIGURATION} {line}")
+        format!("env LD_PRELOAD={library} SMCR_CONFIG={CONFIGURATION} SMCR_LOG=debug@{LOG} {line}")
+    }
+
+    /// Adds to an error what the library logged lately at both ends.
+    pub fn explain<T>(pair: &Pair, outcome: Result<T>) -> Result<T> {
+        outcome.map_err(|error| {
+            let mut text = String::new();
+            for guest in [&pair.server, &pair.client] {
+                let log = guest.sh(format!("tail -n 80 {LOG}")).unwrap_or_default();
+                text += &format!("-- the library's log in the {}:\n{log}\n", guest.name());
+            }
+            error.context(text)
+        })
     }
 }
 

@@ -49,9 +49,27 @@ pub fn stat_tool() -> PathBuf {
     programs().join("smcr-stat")
 }
 
+/// The tool for the PNET table.
+pub fn pnet_tool() -> PathBuf {
+    programs().join("smcr-pnet")
+}
+
+/// The tool for the TCP option.
+pub fn option_tool() -> PathBuf {
+    programs().join("smcr-option")
+}
+
 /// The load program of this package.
 pub fn load_tool() -> PathBuf {
     programs().join("smcr-load")
+}
+
+/// The program that tries the RDMA fabric alone, an example of smcr-core.
+pub const FABRIC_TOOL: &str = "verbs";
+
+/// Where that program is.
+pub fn fabric_tool() -> PathBuf {
+    programs().join("examples").join(FABRIC_TOOL)
 }
 
 /// The agent in the lab's guests.
@@ -79,7 +97,13 @@ pub fn python() -> PathBuf {
 pub const PREBUILT: &str = "SMCR_PREBUILT";
 
 /// The packages whose programs scenarios need.
-pub const PACKAGES: [&str; 3] = ["smcr-preload", "smcr-stat", "smcr-tests"];
+pub const PACKAGES: [&str; 5] = [
+    "smcr-preload",
+    "smcr-stat",
+    "smcr-pnet",
+    "smcr-option",
+    "smcr-tests",
+];
 
 /// Builds the library and the tools once per process, so that a test never runs against a stale
 /// library. Does nothing where [`PREBUILT`] is set.
@@ -101,7 +125,13 @@ pub fn ensure_built() -> Result<()> {
     if !built {
         bail!("`cargo build` failed: the library is not there to be tested");
     }
-    for file in [library(), stat_tool(), load_tool(), guest_agent()] {
+    for file in [
+        library(),
+        stat_tool(),
+        pnet_tool(),
+        load_tool(),
+        guest_agent(),
+    ] {
         if !file.exists() {
             bail!(
                 "{} is missing: run `cargo build --profile {} --workspace`",

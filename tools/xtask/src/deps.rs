@@ -11,7 +11,7 @@ use smcr_tests::scenario::process;
 use crate::ui;
 
 /// A program or file, and the Debian package that has it.
-const NEEDED: [(&str, &str); 13] = [
+const NEEDED: [(&str, &str); 17] = [
     ("iperf3", "iperf3"),
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
@@ -25,6 +25,11 @@ const NEEDED: [(&str, &str); 13] = [
     ("python3", "python3"),
     ("gcc", "gcc"),
     ("/usr/include/stdio.h", "libc6-dev"),
+    // What the library is built with: the headers of RDMA, and what reads them.
+    ("/usr/include/infiniband/verbs.h", "libibverbs-dev"),
+    ("/usr/include/rdma/rdma_cma.h", "librdmacm-dev"),
+    ("/usr/lib/*/lib/libclang.so", "libclang-dev"),
+    ("pkg-config", "pkg-config"),
 ];
 
 /// The same for the lab: the emulator, what guests are made of, and what runs in them.

@@ -3,6 +3,8 @@
 mod apps_tcp;
 mod kernel_smc;
 mod library;
+mod pnet;
+mod rdma_iperf3;
 mod rdma_works;
 mod rivals;
 mod tcp_works;
@@ -89,6 +91,17 @@ pub const ALL: &[Scenario] = &[
         "apps-tcp",
         apps_tcp::run,
         "iperf3, redis, nginx and PostgreSQL over plain TCP",
+    )
+    .bulk(),
+    Scenario::new(
+        "pnet",
+        pnet::run,
+        "the PNET table: which RoCE port and GID, under VLANs and bonds too",
+    ),
+    Scenario::new(
+        "rdma-iperf3",
+        rdma_iperf3::run,
+        "iperf3 under the library: over RDMA",
     )
     .bulk(),
     Scenario::new(
