@@ -485,7 +485,10 @@ impl State {
     /// Frees what a connection held, if both ends are done with it.
     fn reap(&mut self, id: ConnId, now: Instant) {
         let place = &mut self.connections[id.index as usize];
-        let over = place.connection.take_if(|(_, c)| c.is_over());
+        let groups = &self.groups;
+        let over = place.connection.take_if(|(group, connection)| {
+            connection.is_over(groups.get(group).is_none_or(Group::is_unlinked))
+        });
         let Some((group_id, connection)) = over else {
             return;
         };
@@ -520,12 +523,29 @@ impl State {
         let ids: Vec<u32> = self.groups.keys().copied().collect();
         for id in ids {
             if let Some(group) = self.groups.get_mut(&id) {
+                let was_unlinked = group.is_unlinked();
                 group.timeout(now);
+                if group.is_unlinked() && !was_unlinked {
+                    // What its connections sent from is free now.
+                    self.touch_all(id);
+                }
                 self.after_llc(id, now);
             }
         }
         self.pump_all(now);
         self.forget_groups();
+    }
+
+    /// Has all connections of a group looked at.
+    fn touch_all(&mut self, group: u32) {
+        for (index, place) in self.connections.iter().enumerate() {
+            if place.connection.as_ref().is_some_and(|(of, _)| *of == group) {
+                self.dirty.push(ConnId {
+                    index: index as u32,
+                    generation: place.generation,
+                });
+            }
+        }
     }
 
     /// The next deadline.

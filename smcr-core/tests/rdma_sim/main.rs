@@ -3,8 +3,8 @@
 //! `SMCR_SIM_OPS` sets how many operations are made, `SMCR_SIM_SEED` the first seed: that of a
 //! failure makes the same failure again as the first thing.
 
-use smcr_core::rdma::sim::Random;
 use smcr_core::rdma::sim::world::{Op, Totals, World};
+use smcr_core::rdma::sim::{Fault, PortId, Random};
 
 /// Operations in the life of one world.
 const LIFE: u64 = 1000;
@@ -43,4 +43,37 @@ fn streams_are_whole_while_nothing_breaks() {
 fn streams_are_whole_or_end_by_an_error_when_something_breaks() {
     let all = run(500_000, 1_000_000, 30);
     assert!(number("SMCR_SIM_OPS").is_some() || all.faults > 1000 && all.lost_groups > 100);
+}
+
+/// What was posted before the group ended may leave the adapter later. Until its queue pair is
+/// gone, nobody else may write to the memory that it is read from.
+#[test]
+fn late_writes_do_not_carry_the_bytes_of_others() {
+    let mut groups = 0;
+    for seed in 0..200 {
+        let mut world = World::new(seed);
+        let (place, side, len) = (0, 0, 16 << 10);
+        world.act(Op::Open);
+        world.act(Op::Send { place, side, len });
+        world.lose_packets(side);
+        world.inject(Fault::Down(PortId(0)));
+        world.act(Op::Close { place, side });
+        world.inject(Fault::Up(PortId(0)));
+        world.act(Op::Open);
+        world.act(Op::Send {
+            place: 1,
+            side,
+            len,
+        });
+        for _ in 0..100 {
+            world.act(Op::Receive {
+                place,
+                side: 1,
+                len: 1 << 20,
+            });
+            world.act(Op::Wait { micros: 1000 });
+        }
+        groups += world.finish().groups;
+    }
+    assert!(groups > 250, "the second one was there in time: {groups}");
 }

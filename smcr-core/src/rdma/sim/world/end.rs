@@ -13,7 +13,7 @@ use crate::Reason;
 use crate::clc::{PeerId, Version};
 use crate::conn::{Home, Smc, bell};
 use crate::handshake::rdma::{Limits, Settled};
-use crate::rdma::fabric::{LinkAddress, Port};
+use crate::rdma::fabric::{LinkAddress, LinkId, Port};
 use crate::rdma::state::{News, Prepared, State};
 use crate::rdma::{GroupKey, PeerElement, Rdma};
 use crate::shm::Arena;
@@ -112,6 +112,10 @@ impl Endpoint {
     /// The queue pair is still there.
     pub(super) fn is_ending(&self) -> bool {
         !self.port.links().is_empty()
+    }
+
+    pub(super) fn links(&self) -> Vec<LinkId> {
+        self.port.links()
     }
 
     pub(super) fn take_lost(&mut self) -> u32 {
