@@ -5,6 +5,7 @@ mod pnet;
 mod rdma_iperf3;
 mod rdma_works;
 mod rivals;
+mod tcp_option;
 mod tcp_works;
 
 use anyhow::Result;
@@ -95,6 +96,12 @@ pub const ALL: &[Scenario] = &[
         pnet::run,
         "the PNET table: which RoCE port and GID, under VLANs and bonds too",
     ),
+    Scenario::new(
+        "tcp-option",
+        tcp_option::run,
+        "the TCP option: we and Linux's own SMC-R know each other",
+    )
+    .modules(&["smc", "smc_diag"]),
     Scenario::new(
         "rdma-iperf3",
         rdma_iperf3::run,
