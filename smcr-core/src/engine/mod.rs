@@ -12,6 +12,7 @@ mod helper;
 pub mod passing;
 mod record;
 mod server;
+mod tcp;
 mod transfer;
 mod wire;
 
@@ -27,6 +28,8 @@ use rustix::io::Errno;
 pub use client::{ConnectPlan, Connecting, Pending};
 pub use connection::{Connection, Early, Phase};
 pub use server::{Accepted, Admitted};
+pub use tcp::Options;
+pub use transfer::{Unwatched, Watcher, is_reported_readable};
 
 use crate::Reason;
 use crate::clc::{HostName, PeerId};
@@ -61,6 +64,8 @@ pub struct Engine {
     connections: AtomicUsize,
     helper: helper::Helper,
     wire: wire::Wire,
+    /// The process it was made in.
+    pid: u32,
 }
 
 /// Keeps the library's threads at rest until it is dropped.
@@ -76,6 +81,12 @@ pub struct Rest {
 pub fn engine() -> Option<&'static Engine> {
     // SAFETY: null, or a leaked box.
     unsafe { ENGINE.load(Ordering::Acquire).as_ref() }
+}
+
+/// What tells this process's engine from those of its parent and its children. (Not the process's
+/// number, which is a system call away.)
+pub(crate) fn identity() -> usize {
+    ENGINE.load(Ordering::Acquire) as usize
 }
 
 /// Starts the engine of this process. To be called once, before other threads use the library.
@@ -113,6 +124,7 @@ pub fn after_fork_in_child() {
     crate::shm::forget_thread_id();
     crate::rdma::forget_wires();
     verbs::after_fork_in_child();
+    crate::forks::forget();
     if let Err(error) = PUBLISHER.after_fork() {
         log::debug!("no statistics for this child: {error}");
     }
@@ -133,6 +145,7 @@ impl Engine {
         let wire_peer = wire_peer.try_into().map_err(invalid)?;
         Ok(Self {
             wire: wire::Wire::new(&config, wire_peer)?,
+            pid: crate::sys::getpid(),
             config,
             identity: Identity {
                 peer_id: PeerId(peer.try_into().map_err(invalid)?),

@@ -33,14 +33,6 @@ impl Under {
             Self::Library => Library::line(line),
         }
     }
-
-    /// Looks at both guests, where there is something to be seen.
-    pub fn look(self, pair: &Pair) -> Result<Option<Sight>> {
-        match self {
-            Self::Tcp => Ok(None),
-            Self::Library => Sight::of(pair).map(Some),
-        }
-    }
 }
 
 /// The library in the guests.
@@ -105,31 +97,57 @@ impl Sight {
         })
     }
 
+    /// Takes in a later look; of processes that are gone the last one stays.
+    pub fn update(&mut self, later: Self) {
+        for (mine, later) in [
+            (&mut self.server, later.server),
+            (&mut self.client, later.client),
+        ] {
+            for process in later.processes {
+                mine.processes.retain(|old| old.pid != process.pid);
+                mine.processes.push(process);
+            }
+        }
+    }
+
     /// An error unless both ends had connections in this mode (`rdma`, `tcp`, `shm`), and none in
     /// another.
     pub fn expect_only(&self, mode: &str) -> Result<()> {
-        for (end, snapshot) in [("server", &self.server), ("client", &self.client)] {
-            let made = |mode: &str| -> u64 {
-                snapshot
-                    .processes
-                    .iter()
-                    .map(|process| process.made(mode))
-                    .sum()
-            };
-            let others: u64 = ["rdma", "shm", "tcp"]
-                .iter()
-                .filter(|other| **other != mode)
-                .map(|other| made(other))
-                .sum();
-            ensure!(
-                made(mode) > 0 && others == 0,
-                "{end}: {} connections over {mode}, {others} over something else; {}",
-                made(mode),
-                reasons(&snapshot.processes)
-            );
-        }
-        Ok(())
+        self.expect_server(mode)?;
+        only(&self.client, mode).context("the client's guest")
     }
+
+    /// The same for the server's guest alone.
+    pub fn expect_server(&self, mode: &str) -> Result<()> {
+        only(&self.server, mode).context("the server's guest")
+    }
+
+    /// The modes that connections were seen in, for the report.
+    pub fn modes(&self) -> String {
+        let seen = |mode: &&str| made(&self.server, mode) + made(&self.client, mode) > 0;
+        let modes: Vec<&str> = MODES.into_iter().filter(seen).collect();
+        modes.join(" and ")
+    }
+}
+
+/// What can carry a connection.
+const MODES: [&str; 3] = ["rdma", "shm", "tcp"];
+
+fn made(snapshot: &Snapshot, mode: &str) -> u64 {
+    let processes = snapshot.processes.iter();
+    processes.map(|process| process.made(mode)).sum()
+}
+
+fn only(snapshot: &Snapshot, mode: &str) -> Result<()> {
+    let others = MODES.into_iter().filter(|other| *other != mode);
+    let others: u64 = others.map(|other| made(snapshot, other)).sum();
+    let count = made(snapshot, mode);
+    ensure!(
+        count > 0 && others == 0,
+        "{count} connections over {mode}, {others} over something else; {}",
+        reasons(&snapshot.processes)
+    );
+    Ok(())
 }
 
 /// What `smcr-stat --json` shows in one guest, also of processes that have just ended.

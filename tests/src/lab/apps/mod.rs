@@ -10,7 +10,7 @@ pub mod postgresql;
 pub mod redis;
 pub mod rsockets;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
@@ -18,6 +18,10 @@ use super::library::{Sight, Under};
 use super::pair::Pair;
 use super::{Cmd, Process};
 use crate::scenario::process::Finished;
+
+/// When smcr-stat is run while a client works: it takes time from emulated processors.
+const FIRST_LOOK: Duration = Duration::from_millis(500);
+const LATER_LOOKS: Duration = Duration::from_secs(2);
 
 /// What one run of a pair of programs found out.
 #[derive(Debug)]
@@ -36,9 +40,21 @@ fn drive(
     client: Cmd,
     deadline: Duration,
 ) -> Result<(Finished, Option<Sight>)> {
-    let finished = pair.client.run(client, deadline)?;
-    // While the server still runs: what it counts goes when it goes.
-    let sight = under.look(pair)?;
+    let end = Instant::now() + deadline;
+    let mut client = pair.client.spawn(client)?;
+    let mut sight = None;
+    if under == Under::Library {
+        // What a process counts goes when it goes, so it has to be seen while it runs.
+        let mut seen = Sight::default();
+        let mut pause = FIRST_LOOK;
+        while client.wait_a_while(pause)?.is_none() && Instant::now() < end {
+            seen.update(Sight::of(pair)?);
+            pause = LATER_LOOKS;
+        }
+        seen.update(Sight::of(pair)?);
+        sight = Some(seen);
+    }
+    let finished = client.wait(end.saturating_duration_since(Instant::now()))?;
     let served = server.stop()?;
     if !finished.status.success() {
         bail!("the client failed: {finished}\nthe server's side: {served}");
