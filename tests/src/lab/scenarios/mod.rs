@@ -7,6 +7,7 @@ mod pnet;
 mod rdma_iperf3;
 mod rdma_works;
 mod rivals;
+mod tcp_option;
 mod tcp_works;
 mod verbs;
 
@@ -105,6 +106,12 @@ pub const ALL: &[Scenario] = &[
         "the RDMA fabric alone: traffic, failures, latency and throughput",
     )
     .bulk(),
+    Scenario::new(
+        "tcp-option",
+        tcp_option::run,
+        "the TCP option: we and Linux's own SMC-R know each other",
+    )
+    .modules(&["smc", "smc_diag"]),
     Scenario::new(
         "rdma-iperf3",
         rdma_iperf3::run,
