@@ -16,6 +16,7 @@ pub mod counters;
 mod emulator;
 pub mod guest;
 mod initramfs;
+pub mod interop;
 pub mod kernel;
 pub mod kernel_peer;
 pub mod library;

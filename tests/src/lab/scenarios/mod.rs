@@ -1,6 +1,7 @@
 //! What is tried in the lab: one function and one line of the table each.
 
 mod apps_tcp;
+mod interop;
 mod kernel_smc;
 mod library;
 mod pnet;
@@ -27,6 +28,8 @@ pub struct Scenario {
     pub modules: &'static [&'static str],
     /// It leaves the guests in a state in which others must not find them.
     pub own_boot: bool,
+    /// It is run only when it is asked for, by its name or with `--full`.
+    pub on_request: bool,
     /// So many bytes of each packet are captured.
     pub captured: u32,
     pub(super) run: fn(&mut Pair) -> Result<()>,
@@ -43,6 +46,7 @@ impl Scenario {
             about,
             modules: &[],
             own_boot: false,
+            on_request: false,
             captured: 65_535,
             run,
         }
@@ -59,6 +63,12 @@ impl Scenario {
     #[allow(dead_code)]
     const fn own_boot(mut self) -> Self {
         self.own_boot = true;
+        self
+    }
+
+    /// Takes too long for every run of the tests.
+    const fn on_request(mut self) -> Self {
+        self.on_request = true;
         self
     }
 
@@ -137,4 +147,57 @@ pub const ALL: &[Scenario] = &[
     )
     .bulk()
     .own_boot(),
+    Scenario::new(
+        "interop",
+        interop::quick,
+        "the library and Linux's own SMC-R as peers: the quick part",
+    )
+    .modules(kernel_peer::MODULES),
+    Scenario::new(
+        "interop-data",
+        interop::data,
+        "the same: bulk data, ping-pong, a reader that stops, urgent data",
+    )
+    .modules(kernel_peer::MODULES)
+    .bulk()
+    .on_request(),
+    Scenario::new(
+        "interop-close",
+        interop::close,
+        "the same: the ends of connections, in all orders",
+    )
+    .modules(kernel_peer::MODULES)
+    .on_request(),
+    Scenario::new(
+        "interop-group",
+        interop::group,
+        "the same: idle links, 300 connections",
+    )
+    .modules(kernel_peer::MODULES)
+    .on_request(),
+    Scenario::new("interop-kill", interop::kill, "the same: one end is killed")
+        .modules(kernel_peer::MODULES)
+        .on_request(),
+    Scenario::new(
+        "interop-device",
+        interop::device,
+        "the same: a RoCE device is removed",
+    )
+    .modules(kernel_peer::MODULES)
+    .own_boot()
+    .on_request(),
+    Scenario::new(
+        "interop-fallback",
+        interop::no_device,
+        "the same: no UEID in common, no RDMA device, release 0",
+    )
+    .modules(kernel_peer::MODULES)
+    .own_boot()
+    .on_request(),
+    Scenario::new(
+        "interop-no-smc",
+        interop::no_smc,
+        "the library and a kernel without the module smc",
+    )
+    .on_request(),
 ];
