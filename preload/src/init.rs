@@ -24,8 +24,14 @@ extern "C" fn construct() {
 }
 
 extern "C" fn destruct() {
-    PUBLISHER.close();
+    if std::env::var_os(KEEP_STATISTICS).is_none() {
+        PUBLISHER.close();
+    }
 }
+
+/// Where this is set, what an orderly process counted is kept as long as that of one that was
+/// killed: `smcr-stat --all` shows it for some seconds.
+const KEEP_STATISTICS: &str = "SMCR_STAT_KEEP";
 
 fn start() {
     crate::hooks::resolve();

@@ -63,6 +63,10 @@ impl Library {
         for guest in [&pair.server, &pair.client] {
             let tool = quote(&paths::option_tool().display().to_string());
             guest.sh(format!("{tool} attach"))?;
+            // Programs of several users write there, each of which may be the first.
+            guest.sh(format!(
+                "echo 0 >/proc/sys/fs/protected_regular; : >{LOG}; chmod 666 {LOG}"
+            ))?;
         }
         Self::install(pair, "ueid = SMCR-LAB\n")
     }
@@ -71,7 +75,10 @@ impl Library {
     /// that reads the line runs under it.
     pub fn line(line: &str) -> String {
         let library = quote(&paths::library().display().to_string());
-        format!("env LD_PRELOAD={library} SMCR_CONFIG={CONFIGURATION} SMCR_LOG=debug@{LOG} {line}")
+        format!(
+            "env LD_PRELOAD={library} SMCR_CONFIG={CONFIGURATION} SMCR_LOG=debug@{LOG} \
+             SMCR_STAT_KEEP=1 {line}"
+        )
     }
 
     /// Adds to an error what the library logged lately at both ends.
@@ -105,26 +112,32 @@ impl Sight {
         })
     }
 
+    /// Without the processes that were seen before.
+    #[must_use]
+    pub fn without(mut self, before: &Self) -> Self {
+        for (now, before) in [
+            (&mut self.server, &before.server),
+            (&mut self.client, &before.client),
+        ] {
+            let is_new = |process: &Process| before.processes.iter().all(|p| p.pid != process.pid);
+            now.processes.retain(is_new);
+        }
+        self
+    }
+
     /// An error unless both ends had connections in this mode (`rdma`, `tcp`, `shm`), and none in
     /// another.
     pub fn expect_only(&self, mode: &str) -> Result<()> {
         for (end, snapshot) in [("server", &self.server), ("client", &self.client)] {
-            let made = |mode: &str| -> u64 {
-                snapshot
-                    .processes
-                    .iter()
-                    .map(|process| process.made(mode))
-                    .sum()
-            };
             let others: u64 = ["rdma", "shm", "tcp"]
                 .iter()
                 .filter(|other| **other != mode)
-                .map(|other| made(other))
+                .map(|other| snapshot.made(other))
                 .sum();
             ensure!(
-                made(mode) > 0 && others == 0,
+                snapshot.made(mode) > 0 && others == 0,
                 "{end}: {} connections over {mode}, {others} over something else; {}",
-                made(mode),
+                snapshot.made(mode),
                 reasons(&snapshot.processes)
             );
         }

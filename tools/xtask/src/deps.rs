@@ -11,7 +11,7 @@ use smcr_tests::scenario::process;
 use crate::ui;
 
 /// A program or file, and the Debian package that has it.
-const NEEDED: [(&str, &str); 25] = [
+const NEEDED: [(&str, &str); 26] = [
     ("iperf3", "iperf3"),
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
@@ -36,6 +36,7 @@ const NEEDED: [(&str, &str); 25] = [
     ("ib_write_lat", "perftest"),
     ("rstream", "rdmacm-utils"),
     ("tshark", "tshark"),
+    ("strace", "strace"),
     ("/usr/lib/postgresql/*/bin/postgres", "postgresql"),
     ("/usr/lib/postgresql/*/bin/pgbench", "postgresql"),
 ];

@@ -160,8 +160,14 @@ impl Engine {
         let mut events = Vec::with_capacity(64);
         let mut ports = 0;
         loop {
-            ports = self.watch_ports(ports);
-            let timeout = self.wire_timeout();
+            let known = ports;
+            ports = self.watch_ports(known);
+            let timeout = if ports == known {
+                self.wire_timeout()
+            } else {
+                // Whatever completed before it was armed wakes nobody.
+                Duration::ZERO
+            };
             let timeout = Timespec {
                 tv_sec: timeout.as_secs() as i64,
                 tv_nsec: i64::from(timeout.subsec_nanos()),

@@ -4,16 +4,19 @@
 //! The sizes are for emulated processors: TCP carries some 200 Mbit/s there.
 
 pub mod iperf3;
+pub mod load;
 pub mod nginx;
 pub mod perftest;
 pub mod postgresql;
 pub mod redis;
 pub mod rsockets;
+pub mod strace;
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
+use super::counters::Traffic;
 use super::library::{Sight, Under};
 use super::pair::Pair;
 use super::{Cmd, Process};
@@ -24,8 +27,24 @@ use crate::scenario::process::Finished;
 pub struct Ran {
     /// Named figures, for the report.
     pub figures: Vec<(String, String)>,
+    /// So many bytes at least went from one guest to the other.
+    pub bytes: u64,
     /// What `smcr-stat` showed in the guests, if the library was there.
     pub sight: Option<Sight>,
+}
+
+impl Ran {
+    /// An error unless all of it went over RDMA, since `before`. Notes the figures.
+    pub fn expect_rdma(self, pair: &mut Pair, before: &Traffic) -> Result<()> {
+        for (name, value) in &self.figures {
+            pair.note(name.as_str(), value.as_str());
+        }
+        let sight = self.sight.context("nothing was seen")?;
+        sight.expect_only("rdma")?;
+        let packets = before.expect_rdma(pair, &sight, self.bytes)?;
+        pair.note("packets", packets);
+        Ok(())
+    }
 }
 
 /// Runs a client against a server that is up already, looks at both, and stops the server.
