@@ -24,6 +24,7 @@ extern "C" fn construct() {
 }
 
 extern "C" fn destruct() {
+    process_ends();
     if std::env::var_os(KEEP_STATISTICS).is_none() {
         PUBLISHER.close();
     }
@@ -32,6 +33,13 @@ extern "C" fn destruct() {
 /// Where this is set, what an orderly process counted is kept as long as that of one that was
 /// killed: `smcr-stat --all` shows it for some seconds.
 const KEEP_STATISTICS: &str = "SMCR_STAT_KEEP";
+
+/// The process is about to end, in an orderly way or by `_exit`.
+pub(crate) fn process_ends() {
+    if let Some(engine) = engine::engine() {
+        engine.process_ends();
+    }
+}
 
 fn start() {
     crate::hooks::resolve();

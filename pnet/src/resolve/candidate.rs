@@ -84,6 +84,9 @@ pub enum Misfit {
     Subnet,
 }
 
+/// Subnets of a netdev: an address in each, and the length of the prefix.
+pub type Subnets = Vec<(IpAddr, u8)>;
+
 impl Candidate {
     /// The first address that fits, with the netdev's Ethernet address and subnets, as Linux
     /// chooses.
@@ -92,7 +95,7 @@ impl Candidate {
         version: Version,
         vlan: Option<u16>,
         local: IpAddr,
-    ) -> Option<(&Gid, [u8; 6], Vec<(IpAddr, u8)>)> {
+    ) -> Option<(&Gid, [u8; 6], Subnets)> {
         self.gids.iter().find_map(|gid| {
             let here = gid.check(version, vlan, local).ok()?;
             let subnets = here.addresses.iter().map(|a| (a.subnet, a.prefix));

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-pub use candidate::{Candidate, Gid, Misfit, PortState, Version};
+pub use candidate::{Candidate, Gid, Misfit, PortState, Subnets, Version};
 pub use error::Unresolved;
 pub use flow::Flow;
 pub use network::Netdev;
@@ -105,7 +105,7 @@ pub struct Endpoint {
     /// Ethernet address of the netdev that the GID belongs to.
     pub mac: [u8; 6],
     /// Subnets of that netdev: an address in each, and the length of the prefix.
-    pub subnets: Vec<(IpAddr, u8)>,
+    pub subnets: Subnets,
     /// The VLAN that it is on, which is that of the connection.
     pub vlan: Option<u16>,
 }

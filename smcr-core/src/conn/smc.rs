@@ -122,6 +122,11 @@ impl Smc {
         }
     }
 
+    /// The end of the TCP connection behind it was seen.
+    pub(crate) fn conn_id(&self) -> Option<crate::rdma::ConnId> {
+        self.wire().map(Handle::id)
+    }
+
     /// Looks whether something came over the wire. To be called while waiting awake.
     #[inline]
     pub fn poll_wire(&self) {
@@ -480,8 +485,10 @@ impl Smc {
         let made_here = self.made_by == crate::sys::getpid();
         if self.local.processes.fetch_sub(1, Ordering::AcqRel) != 1 {
             // Another process of the family goes on with it.
-            if let (true, Home::Shm(group)) = (made_here, &self.home) {
-                group.hand_over(&self.rx, self.local.clone());
+            match &self.home {
+                Home::Shm(group) if made_here => group.hand_over(&self.rx, self.local.clone()),
+                Home::Rdma(handle) if handle.is_local() => handle.leave(),
+                _ => {}
             }
             return;
         }

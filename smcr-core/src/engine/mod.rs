@@ -61,6 +61,8 @@ pub struct Engine {
     connections: AtomicUsize,
     helper: helper::Helper,
     wire: wire::Wire,
+    /// The process it was made in.
+    pid: u32,
 }
 
 /// Keeps the library's threads at rest until it is dropped.
@@ -133,6 +135,7 @@ impl Engine {
         let wire_peer = wire_peer.try_into().map_err(invalid)?;
         Ok(Self {
             wire: wire::Wire::new(&config, wire_peer)?,
+            pid: crate::sys::getpid(),
             config,
             identity: Identity {
                 peer_id: PeerId(peer.try_into().map_err(invalid)?),

@@ -35,7 +35,7 @@ pub struct Accepted {
 #[derive(Debug)]
 pub enum Admitted {
     /// It moved.
-    Moved(Accepted),
+    Moved(Box<Accepted>),
     /// Its handshake is pending, as a client's.
     Pending(Connecting),
 }
@@ -74,7 +74,8 @@ impl Engine {
         if !on_this_host(local, peer) && self.config.rdma() {
             return self.accepted_rdma(fd, local, peer).map(Admitted::Pending);
         }
-        self.accepted_here(fd, local, peer).map(Admitted::Moved)
+        let accepted = self.accepted_here(fd, local, peer)?;
+        Ok(Admitted::Moved(Box::new(accepted)))
     }
 
     /// A connection from this host.

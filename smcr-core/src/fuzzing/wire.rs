@@ -3,15 +3,19 @@
 use std::time::{Duration, Instant};
 
 use crate::cdc::{self, Cdc, CdcMessage, CdcSeq, Cursor, EyeCatcher, Window};
-use crate::clc::{Gid, Mac, QpNumber, Rkey, RmbeSize, Token, Version};
+use crate::clc::{Gid, Mac, MtuCode, Psn, QpNumber, Rkey, RmbeSize, Token, Version};
 use crate::llc::flow::{
     Config, Event, Group, LinkConfig, LinkId, MAX_PEER_RMBS, MAX_QUEUED, RmbId, Role, Timeouts,
 };
-use crate::llc::{self, DeleteReason, LinkEnd, LinkUserId, Llc, Rtoken};
+use crate::llc::{
+    self, AddLink, AddLinkKind, ConfirmLink, DeleteReason, LinkEnd, LinkNumber, LinkUserId, Llc,
+    RejectReason, Rtoken,
+};
 
 /// One end of a connection whose peer says `data`. The first byte is the window (bits 0..=3 its
-/// size, bit 4 the eye catcher). Then, each behind a byte: 44 bytes of the peer's (the byte is
-/// even), or a step that an honest peer and our own program take (it is odd).
+/// size, bit 4 the eye catcher). Then operations of a byte, the lowest two bits of which say what:
+/// 44 bytes of the peer's follow (0), the peer lies by a little (2), or both ends do what they may
+/// (1, 3); the others say how much.
 pub fn cdc(data: &[u8]) {
     let Some((&setup, mut rest)) = data.split_first() else {
         return;
@@ -24,13 +28,16 @@ pub fn cdc(data: &[u8]) {
     let size = RmbeSize::new(setup & 0x0f).expect("four bits");
     let mut end = End::new(Window::new(size, eye_catcher));
     while let Some((&op, more)) = rest.split_first() {
-        if op & 1 == 0 {
-            let (message, more) = more.split_at(more.len().min(cdc::LEN));
-            rest = more;
-            end.hostile(message);
-        } else {
-            rest = more;
-            end.honest(u64::from(op >> 1));
+        rest = more;
+        let amount = u64::from(op >> 2);
+        match op & 3 {
+            0 => {
+                let (message, more) = more.split_at(more.len().min(cdc::LEN));
+                rest = more;
+                end.hostile(message);
+            }
+            2 => end.lie(amount),
+            _ => end.honest(amount),
         }
         end.check();
     }
@@ -96,11 +103,25 @@ impl End {
         produced.is_ok() && consumed.is_ok()
     }
 
-    /// The peer writes and reads up to `amount` of 127 parts of what it may, and says so; then our
+    /// A cursor just beyond what can be true, or just behind what was said before.
+    fn lie(&self, amount: u64) {
+        let limit = self.consumed + u64::from(self.window.capacity());
+        for (known, limit) in [
+            (self.peer_produced, limit),
+            (self.peer_consumed, self.produced),
+        ] {
+            let lies = [limit + 1 + amount, known - 1 - amount];
+            for cursor in lies.map(|lie| Cursor::from_position(lie, self.window)) {
+                assert!(self.window.advance(known, limit, cursor).is_err());
+            }
+        }
+    }
+
+    /// The peer writes and reads up to `amount` of 63 parts of what it may, and says so; then our
     /// program does the same.
     fn honest(&mut self, amount: u64) {
         let capacity = u64::from(self.window.capacity());
-        let part = |room: u64| room * amount / 127;
+        let part = |room: u64| room * amount / 63;
         let produced = self.peer_produced + part(self.consumed + capacity - self.peer_produced);
         let consumed = self.peer_consumed + part(self.produced - self.peer_consumed);
         let message = CdcMessage {
@@ -145,13 +166,16 @@ pub fn llc_message(data: &[u8]) {
 }
 
 /// Runs a group of one link through the operations in `data`: messages of the peer, calls of the
-/// owner, and time. The first byte sets it up.
+/// owner, and time. The first byte sets it up; its bit 4 says that the first contact is over.
 pub fn llc_flow(data: &[u8]) {
     let Some((&setup, mut rest)) = data.split_first() else {
         return;
     };
     let mut flow = Flow::new(setup);
     flow.settle(false);
+    if setup & 0x10 != 0 {
+        flow.first_contact();
+    }
     while let Some((&op, more)) = rest.split_first() {
         rest = flow.step(op, more);
         if flow.group.is_ended() {
@@ -166,6 +190,9 @@ const LINK: LinkId = LinkId(1);
 
 struct Flow {
     group: Group,
+    role: Role,
+    /// The peer's end.
+    peer: LinkEnd,
     version: Version,
     now: Instant,
     /// What we said last.
@@ -213,10 +240,45 @@ impl Flow {
         let now = Instant::now();
         Self {
             group: Group::new(config, link, now),
+            role,
+            peer,
             version,
             now,
             last: Vec::new(),
         }
+    }
+
+    /// The peer does what it has to do.
+    fn first_contact(&mut self) {
+        let confirm = Llc::ConfirmLink(ConfirmLink {
+            response: self.role == Role::Server,
+            no_eye_catcher: true,
+            end: self.peer,
+            link: LinkNumber(1),
+            user_id: LinkUserId(1),
+            max_links: 2,
+            max_conns: 255,
+        });
+        let add = Llc::AddLink(AddLink {
+            kind: match self.role {
+                Role::Client => AddLinkKind::Request,
+                Role::Server => AddLinkKind::Rejected(RejectReason::NO_ALTERNATE_PATH),
+            },
+            end: self.peer,
+            link: LinkNumber(2),
+            mtu: MtuCode::new(0).expect("four bits"),
+            psn: Psn::default(),
+            extension: None,
+        });
+        for message in [confirm, add] {
+            if self.group.is_settled() {
+                break; // no ADD LINK follows
+            }
+            let bytes = message.emit(self.version);
+            self.group.handle_message(self.now, LINK, &bytes);
+            self.settle(false);
+        }
+        assert!(self.group.is_settled());
     }
 
     /// One operation; gives what it leaves of `data`.
@@ -315,7 +377,7 @@ impl Flow {
 
     /// A group whose peer says nothing more ends soon, and does not spin until then.
     fn falls_silent(mut self) {
-        let end = self.now + Duration::from_secs(60);
+        let start = self.now;
         for _ in 0..200 {
             self.settle(false);
             let Some(due) = self.group.poll_timeout() else {
@@ -326,6 +388,6 @@ impl Flow {
             let next = self.group.poll_timeout();
             assert!(next.is_none_or(|next| next > self.now), "due again at once");
         }
-        panic!("still there at {:?} before {:?}", self.now, end);
+        panic!("still there after {:?}", self.now - start);
     }
 }

@@ -25,6 +25,8 @@ pub enum Fault {
 pub enum Objection {
     /// The Proposal offers no kind of SMC that this end has here.
     NothingInCommon,
+    /// The Proposal offers SMC-R, and this end has no device for it.
+    NoDevice,
     /// The Proposal offers SMC-R, but in no version that this end has here.
     NoCommonVersion,
     /// The Proposal says that it offers version 2, and has no extension for it.
@@ -54,6 +56,7 @@ impl Objection {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::NothingInCommon => Reason::NoCommonFabric,
+            Self::NoDevice => Reason::NoRdmaDevice,
             Self::NoCommonVersion => Reason::VersionMismatch,
             Self::NoV2Extension => Reason::NoV2Extension,
             Self::NoCommonEid => Reason::NoCommonEid,
@@ -71,6 +74,7 @@ impl Objection {
     pub const fn fault(&self) -> Fault {
         match self {
             Self::NothingInCommon
+            | Self::NoDevice
             | Self::NoCommonVersion
             | Self::NoCommonEid
             | Self::OtherSubnet
@@ -90,6 +94,7 @@ impl std::fmt::Display for Objection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::NothingInCommon => f.write_str("no kind of SMC in common"),
+            Self::NoDevice => f.write_str("no RDMA device"),
             Self::NoCommonVersion => f.write_str("no version of SMC-R in common"),
             Self::NoV2Extension => f.write_str("version 2 is offered without its extension"),
             Self::NoCommonEid => f.write_str("no enterprise ID in common"),

@@ -84,6 +84,8 @@ pub(super) struct Connection {
     in_flags: ProducerFlags,
     /// The last urgent position that was told, and how far the peer knows that it is coming.
     urgent_told: u64,
+    /// Behind the peer's last urgent byte: it waits to hear that we have read that far.
+    urgent_in: u64,
     /// Messages posted and not completed: their number and where their data end.
     pub(super) in_flight: u32,
     /// Something has to be told although there are no data.
@@ -96,6 +98,7 @@ pub(super) struct Connection {
     heard: u32,
     /// The link is gone: nothing can be sent any more.
     broken: bool,
+    tcp_ended: bool,
     /// The close machine wants the memory back.
     free: bool,
 }
@@ -165,12 +168,14 @@ impl Connection {
             out_flags: ProducerFlags::NONE,
             in_flags: ProducerFlags::NONE,
             urgent_told: 0,
+            urgent_in: 0,
             in_flight: 0,
             must_tell: false,
             close,
             to_say: ConnState::NONE,
             heard: 0,
             broken: false,
+            tcp_ended: false,
             free: false,
         })
     }
@@ -232,6 +237,7 @@ impl Connection {
             self.out_flags = next.flags;
             self.must_tell = false;
             self.shared.announced.store(consumed, Ordering::Relaxed);
+            self.shared.eager.store(self.is_eager(), Ordering::Relaxed);
             if next.flags.contains(ProducerFlags::URGENT_PRESENT) {
                 self.urgent_told = up_to;
             }
@@ -345,12 +351,20 @@ impl Connection {
         let gain = self.consumed() - announced;
         gain > 0 && {
             let size = u64::from(self.in_window.capacity());
-            let window = size - (self.own.prod.load(Ordering::Relaxed) - announced);
-            let asked = ProducerFlags::WRITER_BLOCKED
-                | ProducerFlags::CURSOR_REQUESTED
-                | ProducerFlags::URGENT_PENDING;
-            self.in_flags.intersects(asked) || window < size / 2 && gain >= size / 10
+            let window = self.window();
+            self.is_eager() || window < size / 2 && gain >= size / 10
         }
+    }
+
+    /// Whether the peer wants to hear of every byte read. One that sent urgent data writes nothing
+    /// more until it has heard that they were read (RFC 7609 §4.7.5), whatever its later messages
+    /// say.
+    fn is_eager(&self) -> bool {
+        let asked = ProducerFlags::WRITER_BLOCKED
+            | ProducerFlags::CURSOR_REQUESTED
+            | ProducerFlags::URGENT_PENDING;
+        self.in_flags.intersects(asked)
+            || self.urgent_in > self.shared.announced.load(Ordering::Relaxed)
     }
 
     /// Takes note of what the program's end did besides reading and writing.
@@ -446,20 +460,15 @@ impl Connection {
         self.peer_cons = position(consumed, self.peer_cons)?;
         self.close.restart_timer(now);
         self.in_flags = message.flags;
-        self.shared.eager.store(
-            message.flags.intersects(
-                ProducerFlags::WRITER_BLOCKED
-                    | ProducerFlags::CURSOR_REQUESTED
-                    | ProducerFlags::URGENT_PENDING,
-            ),
-            Ordering::Relaxed,
-        );
         if message.flags.contains(ProducerFlags::URGENT_PRESENT) {
             let control = self.inbound.control();
             control.urgent.store(produced, Ordering::Release);
+            self.urgent_in = produced;
         }
+        self.shared.eager.store(self.is_eager(), Ordering::Relaxed);
         let mut ring = false;
-        if produced > known {
+        // Behind an error or its own end there is nothing for the program to read.
+        if produced > known && self.close.state().can_receive() {
             ring = self.inbound.publish(&self.own, (produced - known) as usize);
         }
         let added = message.state.without(self.in_state);
@@ -513,12 +522,47 @@ impl Connection {
         self.ring();
     }
 
-    /// The link is gone, which the program's end finds as `errno`.
+    /// The link is gone, which the program's end finds as `errno`; if TCP said before that the
+    /// peer is gone, as what TCP would have said then: the end of the stream, or a reset if the
+    /// peer left something unread.
     pub(super) fn link_lost(&mut self, errno: Errno, now: Instant) {
-        if !std::mem::replace(&mut self.broken, true) {
-            self.in_flight = 0;
+        if std::mem::replace(&mut self.broken, true) {
+            return;
+        }
+        self.in_flight = 0;
+        let last_word = ConnState::CLOSED | ConnState::ABORTED;
+        if !self.tcp_ended {
             self.shut(errno);
-            self.happened(CloseEvent::LinkLost, now);
+        } else if self.produced() > self.peer_cons {
+            self.shut(Errno::CONNRESET);
+        } else if !self.in_state.intersects(last_word) {
+            self.tell_program_of_end(ConnState::CLOSED);
+            self.ring();
+        }
+        self.in_state = self.in_state | ConnState::CLOSED;
+        self.happened(CloseEvent::LinkLost, now);
+    }
+
+    /// The TCP connection ended at the peer's end: it closed, or its process died.
+    pub(super) fn tcp_ended(&mut self) {
+        self.tcp_ended = true;
+    }
+
+    /// Whether there is something of the program's that the peer does not have, or does not know.
+    pub(super) fn has_work(&self) -> bool {
+        !self.broken
+            && !self.said_last_word()
+            && (self.produced() > self.own.cons.load(Ordering::Relaxed)
+                || self.to_say != ConnState::NONE)
+            || !self.broken && self.in_flight > 0
+    }
+
+    /// The process ends: its end of the connection is closed, unless another one has it, too.
+    pub(super) fn process_ends(&mut self) {
+        if self.app.processes.load(Ordering::Relaxed) <= 1
+            && !self.shared.left.load(Ordering::Relaxed)
+        {
+            self.hung_up();
         }
     }
 
@@ -560,15 +604,36 @@ impl Connection {
     /// Another process has the program's end, too: it rings for what it does, since it cannot
     /// call.
     pub(super) fn listen(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.outbound.arm(&self.own, crate::shm::ring::ONCE);
+        self.arm();
         self.end.as_fd()
+    }
+
+    /// Has others ring for what they write, as long as there are others.
+    fn arm(&self) {
+        let others = self.app.processes.load(Ordering::Relaxed) > 1;
+        if others || self.shared.left.load(Ordering::Relaxed) {
+            self.outbound.arm(&self.own, crate::shm::ring::ONCE);
+        }
+        // What they read is told by taking bells out, once there is need for it.
+        let waiting = &self.inbound.control().writer_waiting;
+        if self.window() < u64::from(self.in_window.capacity()) / 2 {
+            waiting.store(1, Ordering::SeqCst);
+            let _ = bell::block(self.end.as_fd(), self.inbound.control(), bell::BLOCKED);
+        }
+    }
+
+    /// The window as the peer knows it.
+    fn window(&self) -> u64 {
+        let announced = self.shared.announced.load(Ordering::Relaxed);
+        let unread = self.own.prod.load(Ordering::Relaxed) - announced;
+        u64::from(self.in_window.capacity()).saturating_sub(unread)
     }
 
     /// The end rang: takes the bells out and asks for more.
     pub(super) fn answer_bell(&mut self) {
         let control = self.outbound.control();
         bell::drain(self.end.as_fd(), control, u32::MAX);
-        self.outbound.arm(&self.own, crate::shm::ring::ONCE);
+        self.arm();
         if bell::is_hung_up(self.end.as_fd()) {
             self.hung_up();
         }

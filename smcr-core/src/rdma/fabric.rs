@@ -164,6 +164,10 @@ pub trait Port: std::fmt::Debug + Send + Sync {
     /// Makes a queue pair (RC, in INIT) and posts its receives.
     /// `receive_size`: bytes of each receive buffer: 44 for version 1, 8192 for version 2 (LLC
     /// messages can be that long).
+    ///
+    /// # Errors
+    /// `EADDRNOTAVAIL` if the GID is no longer at its place, `ENOBUFS` for too many links,
+    /// `ENOMEM` as in [`Self::register`].
     fn link(
         self: Arc<Self>,
         gid: LocalGid,
@@ -172,7 +176,8 @@ pub trait Port: std::fmt::Debug + Send + Sync {
     ) -> Result<Box<dyn Link>, Errno>;
 
     /// Hands what is completed to `found`, at most some dozens at a time. Returns how many there
-    /// were. No system call. Callers take turns (one lock for all of a port).
+    /// were. No system call. Callers take turns (one lock for all of a port), so `found` must not
+    /// poll; it may make, use and drop links.
     fn poll(&self, found: &mut dyn FnMut(Completion<'_>)) -> usize;
 
     /// Readable when there are completions, once after each [`Self::arm`].
@@ -185,7 +190,8 @@ pub trait Port: std::fmt::Debug + Send + Sync {
     /// Readable when there is a [`PortEvent`].
     fn event_fd(&self) -> BorrowedFd<'_>;
 
-    /// The next event, without waiting.
+    /// The next event, without waiting. After [`PortEvent::Gone`] the descriptor may stay
+    /// readable for ever: the port is to be dropped.
     fn event(&self) -> Option<PortEvent>;
 
     /// Whether [`PortEvent::Gone`] was told: it will never work again.
@@ -214,7 +220,8 @@ pub trait Link: std::fmt::Debug + Send {
     /// What the peer has to know.
     fn address(&self) -> LinkAddress;
 
-    /// To RTR: receives can arrive. Uses the smaller MTU of the two.
+    /// To RTR: receives can arrive. Uses the smaller MTU of the two. May take some seconds if
+    /// nobody answers for the peer's GID.
     ///
     /// # Errors
     /// `EINVAL`, `ENETUNREACH`, `ETIMEDOUT`: the peer's address leads nowhere.
@@ -236,7 +243,8 @@ pub trait Link: std::fmt::Debug + Send {
     ///
     /// # Errors
     /// `EAGAIN` if there is no room (nothing was posted), `ENOTCONN` if the queue pair is not in
-    /// RTS or broken.
+    /// RTS or broken, `EMSGSIZE` for a message longer than the receive buffers, `EINVAL` for an
+    /// empty message, an empty WRITE, or more requests than the queue ever holds.
     unsafe fn post(
         &mut self,
         writes: &[Write],

@@ -308,10 +308,8 @@ impl Group {
                         over = Some((Errno::CONNRESET, Reason::LinkFailed));
                     }
                 }
-                Event::LinkConfirmed { eye_catcher, .. } => {
-                    if eye_catcher != EyeCatcher::None {
-                        over = Some((Errno::CONNRESET, Reason::EyeCatcher));
-                    }
+                Event::LinkConfirmed { eye_catcher, .. } if eye_catcher != EyeCatcher::None => {
+                    over = Some((Errno::CONNRESET, Reason::EyeCatcher));
                 }
                 Event::Settled => {
                     self.ready = true;
@@ -331,7 +329,7 @@ impl Group {
                 }
                 Event::Ended { reason } => {
                     log::debug!("group {id} ended: {reason:?}");
-                    over.get_or_insert(match reason {
+                    over.get_or_insert_with(|| match reason {
                         EndReason::LastLinkFailed(reason) => failure(reason),
                         _ => (Errno::CONNRESET, Reason::LinkLost),
                     });
@@ -364,7 +362,9 @@ impl Group {
                 return;
             }
             let number = self.posts.push(None, 0);
-            self.first_llc = self.first_llc.or((number == 1).then_some(number));
+            if number == 1 {
+                self.first_llc = Some(number);
+            }
             // SAFETY: no memory is named.
             if let Err(errno) = unsafe { link.post(&[], message, number, true) } {
                 log::debug!("group {}: LLC message not sent: {errno}", self.id);

@@ -50,6 +50,8 @@ pub(crate) struct Shared {
     pub(super) announced: AtomicU64,
     /// The peer wants to hear of every byte read.
     pub(super) eager: AtomicBool,
+    /// This process closed its end, and another one has it.
+    pub(super) left: AtomicBool,
 }
 
 impl Shared {
@@ -60,6 +62,7 @@ impl Shared {
             next: AtomicPtr::new(ptr::null_mut()),
             announced: AtomicU64::new(0),
             eager: AtomicBool::new(false),
+            left: AtomicBool::new(false),
         })
     }
 }
@@ -132,6 +135,11 @@ impl Handle {
         self.group
     }
 
+    /// Names the connection at the wire.
+    pub(crate) fn id(&self) -> ConnId {
+        self.shared.id
+    }
+
     /// Whether it is this process that keeps the wire. A child of a fork must not touch it.
     #[inline]
     pub(crate) fn is_local(&self) -> bool {
@@ -162,6 +170,12 @@ impl Handle {
     /// Looks whether something came from the wire.
     pub(crate) fn poll(&self) {
         self.rdma.poll();
+    }
+
+    /// This process closed its end; another one goes on with it.
+    pub(crate) fn leave(&self) {
+        self.shared.left.store(true, Ordering::Relaxed);
+        self.kick();
     }
 
     /// Another process will have the program's end, too: it cannot kick, but it can ring.

@@ -29,7 +29,7 @@ pub mod verbs;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -108,6 +108,40 @@ impl Rdma {
     /// When the thread has to look again.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         self.state.lock().next_timeout()
+    }
+
+    /// The TCP connection behind a connection ended.
+    pub(crate) fn tcp_ended(&self, id: ConnId) {
+        self.lock().tcp_ended(id, Instant::now());
+    }
+
+    /// Delivers what the program sent, before its process (`close`) or its image ends and the
+    /// queue pairs with it: as long as it gets on, `at_most` so long.
+    pub(crate) fn finish(&self, close: bool, at_most: Duration) {
+        let began = Instant::now();
+        loop {
+            let mut state = self.lock();
+            if state.ports().is_empty() {
+                return;
+            }
+            let now = Instant::now();
+            state.poll(now);
+            let has_work = state.finish(close, now);
+            if has_work && now - began < at_most {
+                drop(state);
+                std::thread::sleep(Duration::from_micros(100));
+                continue;
+            }
+            if close {
+                state.close_groups(now);
+            }
+            drop(state);
+            break;
+        }
+        if close {
+            // The last words are on their way; a queue pair that goes at once takes them along.
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Something happened to a port.

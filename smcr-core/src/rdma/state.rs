@@ -27,7 +27,7 @@ use crate::stat::Counter;
 #[derive(Debug, Default)]
 pub(crate) struct State {
     ports: Vec<OpenPort>,
-    groups: HashMap<u32, Group>,
+    pub(super) groups: HashMap<u32, Group>,
     next_group: u32,
     connections: Vec<Place>,
     free: Vec<u32>,
@@ -651,6 +651,52 @@ impl State {
             std::mem::take(&mut self.news),
             std::mem::take(&mut self.to_watch),
         )
+    }
+
+    /// The TCP connection of that connection ended: is its peer still there?
+    pub(super) fn tcp_ended(&mut self, id: ConnId, now: Instant) {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        connection.tcp_ended();
+        let group = self.connections[id.index as usize].connection.as_ref();
+        let Some(&(group, _)) = group else { return };
+        if let Some(group) = self.groups.get_mut(&group) {
+            group.test(now);
+        }
+        self.after_llc(group, now);
+    }
+
+    /// The process ends, or (with `close` off) only its image. Returns whether there is anything
+    /// left to deliver.
+    pub(super) fn finish(&mut self, close: bool, now: Instant) -> bool {
+        let mut has_work = false;
+        for (index, place) in self.connections.iter_mut().enumerate() {
+            let Some((_, connection)) = &mut place.connection else {
+                continue;
+            };
+            if close {
+                connection.process_ends();
+            }
+            self.dirty.push(ConnId {
+                index: index as u32,
+                generation: place.generation,
+            });
+            has_work |= connection.has_work();
+        }
+        self.pump_all(now);
+        has_work
+    }
+
+    /// Tells the peers that all groups end.
+    pub(super) fn close_groups(&mut self, now: Instant) {
+        let ids: Vec<u32> = self.groups.keys().copied().collect();
+        for id in ids {
+            if let Some(group) = self.groups.get_mut(&id) {
+                group.close(now);
+            }
+            self.after_llc(id, now);
+        }
     }
 
     /// Another process rang for this connection.

@@ -163,8 +163,8 @@ impl Guest {
             .map(drop)
     }
 
-    /// Stops its processor, and its clock. What is sent to it meanwhile is lost once the
-    /// emulator's small buffers are full.
+    /// Stops its processor, and its clock. What is sent to it meanwhile waits; once the buffers of
+    /// the wire are full, the sender's network interface stands still, too.
     pub fn pause(&mut self) -> Result<()> {
         self.emulator.execute("stop", json!({})).map(drop)
     }
@@ -274,6 +274,11 @@ impl Process {
     /// Sends its process group a signal.
     pub fn kill(&mut self, signal: i32) -> Result<()> {
         self.job.signal(signal)
+    }
+
+    /// Waits so long at most; its status if it has ended.
+    pub fn wait_a_while(&mut self, time: Duration) -> Result<Option<ExitStatus>> {
+        self.job.wait_until(Instant::now() + time)
     }
 
     /// Its status, if it has ended.

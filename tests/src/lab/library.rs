@@ -33,14 +33,6 @@ impl Under {
             Self::Library => Library::line(line),
         }
     }
-
-    /// Looks at both guests, where there is something to be seen.
-    pub fn look(self, pair: &Pair) -> Result<Option<Sight>> {
-        match self {
-            Self::Tcp => Ok(None),
-            Self::Library => Sight::of(pair).map(Some),
-        }
-    }
 }
 
 /// The library in the guests.
@@ -50,6 +42,8 @@ impl Library {
     /// Gives both guests this configuration; refused if the library would refuse it.
     pub fn install(pair: &Pair, configuration: &str) -> Result<()> {
         for guest in [&pair.server, &pair.client] {
+            // What ended processes of other scenarios counted is still there.
+            guest.sh("rm -rf /dev/shm/smcr-*")?;
             guest.write_file(CONFIGURATION, configuration)?;
             let tool = quote(&paths::stat_tool().display().to_string());
             guest.sh(format!("{tool} --check-config {CONFIGURATION}"))?;
@@ -128,21 +122,36 @@ impl Sight {
     /// An error unless both ends had connections in this mode (`rdma`, `tcp`, `shm`), and none in
     /// another.
     pub fn expect_only(&self, mode: &str) -> Result<()> {
-        for (end, snapshot) in [("server", &self.server), ("client", &self.client)] {
-            let others: u64 = ["rdma", "shm", "tcp"]
-                .iter()
-                .filter(|other| **other != mode)
-                .map(|other| snapshot.made(other))
-                .sum();
-            ensure!(
-                snapshot.made(mode) > 0 && others == 0,
-                "{end}: {} connections over {mode}, {others} over something else; {}",
-                snapshot.made(mode),
-                reasons(&snapshot.processes)
-            );
-        }
-        Ok(())
+        self.expect_server(mode)?;
+        only(&self.client, mode).context("the client's guest")
     }
+
+    /// The same for the server's guest alone.
+    pub fn expect_server(&self, mode: &str) -> Result<()> {
+        only(&self.server, mode).context("the server's guest")
+    }
+
+    /// The modes that connections were seen in, for the report.
+    pub fn modes(&self) -> String {
+        let seen = |mode: &&str| self.server.made(mode) + self.client.made(mode) > 0;
+        let modes: Vec<&str> = MODES.into_iter().filter(seen).collect();
+        modes.join(" and ")
+    }
+}
+
+/// What can carry a connection.
+const MODES: [&str; 3] = ["rdma", "shm", "tcp"];
+
+fn only(snapshot: &Snapshot, mode: &str) -> Result<()> {
+    let others = MODES.into_iter().filter(|other| *other != mode);
+    let others: u64 = others.map(|other| snapshot.made(other)).sum();
+    let count = snapshot.made(mode);
+    ensure!(
+        count > 0 && others == 0,
+        "{count} connections over {mode}, {others} over something else; {}",
+        reasons(&snapshot.processes)
+    );
+    Ok(())
 }
 
 /// What `smcr-stat --json` shows in one guest, also of processes that have just ended.

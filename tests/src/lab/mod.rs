@@ -9,6 +9,7 @@
 //! what is tried there; `docs/lab.md` says how to add to it.
 
 pub mod apps;
+pub mod capture;
 pub mod channel;
 pub mod cmd;
 pub mod counters;
@@ -16,6 +17,7 @@ mod emulator;
 pub mod guest;
 mod initramfs;
 pub mod kernel;
+pub mod kernel_peer;
 pub mod library;
 pub mod pair;
 mod qmp;
@@ -24,6 +26,7 @@ pub mod scenarios;
 pub mod shell;
 pub mod wire;
 
+pub use capture::Decoded;
 pub use cmd::{Cmd, quote};
 pub use counters::{Counters, Traffic};
 pub use guest::{Guest, Process};

@@ -10,7 +10,7 @@ use super::guest::Guest;
 use super::kernel::Kernel;
 
 /// A guest powers off after this, should nobody do it.
-const LIFETIME: Duration = Duration::from_secs(30 * 60);
+const LIFETIME: Duration = Duration::from_secs(60 * 60);
 
 /// Two guests: the first is called server, the second client.
 pub struct Pair {
@@ -18,8 +18,8 @@ pub struct Pair {
     pub server: Guest,
     /// 10.77.0.2, fd77::2.
     pub client: Guest,
+    boot_logs: PathBuf,
     logs: PathBuf,
-    scenario_logs: PathBuf,
     notes: Vec<(String, String)>,
     sockets: tempfile::TempDir,
 }
@@ -41,15 +41,14 @@ impl Pair {
             sockets: sockets.path(),
         });
         let [first, second] = &hardware;
-        let emulators = [Emulator::start(first)?, Emulator::start(second)?];
-        let [one, two] = emulators;
+        let (one, two) = (Emulator::start(first)?, Emulator::start(second)?);
         let server = Guest::boot(one, first).context("guest 1 (server) did not come up")?;
         let client = Guest::boot(two, second).context("guest 2 (client) did not come up")?;
         Ok(Self {
             server,
             client,
+            boot_logs: logs.to_path_buf(),
             logs: logs.to_path_buf(),
-            scenario_logs: logs.to_path_buf(),
             notes: Vec::new(),
             sockets,
         })
@@ -71,11 +70,17 @@ impl Pair {
 
     /// Where the running scenario's logs go, and its captures, `server.pcap` and `client.pcap`.
     pub fn logs(&self) -> &Path {
-        &self.scenario_logs
+        &self.logs
+    }
+
+    /// The running scenario's capture at one guest (`server` or `client`). It can be read at any
+    /// time: what has gone over the wire is in it.
+    pub fn capture(&self, guest: &str) -> PathBuf {
+        self.logs.join(format!("{guest}.pcap"))
     }
 
     pub(super) fn set_logs(&mut self, logs: &Path) {
-        self.scenario_logs = logs.to_path_buf();
+        self.logs = logs.to_path_buf();
     }
 
     /// Where the sockets of both are.
@@ -85,7 +90,7 @@ impl Pair {
 
     /// Powers both off. Names those that had to be forced.
     pub fn power_off(mut self) -> Vec<String> {
-        let logs = self.logs.clone();
+        let logs = self.boot_logs.clone();
         let mut forced = Vec::new();
         for guest in self.guests() {
             let kernel_log = logs.join(format!("{}.dmesg", guest.name()));

@@ -99,11 +99,19 @@ impl Lab {
     }
 
     fn take_pair(&mut self) -> Result<Pair> {
-        if let Some(mut pair) = self.pair.take() {
-            if pair.guests().into_iter().all(|guest| guest.check().is_ok()) {
-                return Ok(pair);
-            }
+        if let Some(mut pair) = self.pair.take()
+            && pair.guests().into_iter().all(|guest| guest.check().is_ok())
+        {
+            return Ok(pair);
         }
+        // Once more, should it fail: on a machine that has no time for them, emulated ones may.
+        self.boot().or_else(|error| {
+            println!("{error:#}\nbooting again");
+            self.boot()
+        })
+    }
+
+    fn boot(&mut self) -> Result<Pair> {
         self.boots += 1;
         let start = Instant::now();
         let logs = self.logs.join(format!("boot-{}", self.boots));

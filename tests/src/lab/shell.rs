@@ -115,7 +115,10 @@ fn size() -> (u16, u16) {
     };
     // SAFETY: the request writes one structure of this type.
     unsafe { libc::ioctl(0, libc::TIOCGWINSZ, &mut size) };
-    (size.ws_row, size.ws_col)
+    match (size.ws_row, size.ws_col) {
+        (0, _) | (_, 0) => (24, 80),
+        known => known,
+    }
 }
 
 /// While it lives our terminal passes on every key as it is.

@@ -64,6 +64,14 @@ pub fn load_tool() -> PathBuf {
     programs().join("smcr-load")
 }
 
+/// The program that tries the RDMA fabric alone, an example of smcr-core.
+pub const FABRIC_TOOL: &str = "verbs";
+
+/// Where that program is.
+pub fn fabric_tool() -> PathBuf {
+    programs().join("examples").join(FABRIC_TOOL)
+}
+
 /// The agent in the lab's guests.
 pub fn guest_agent() -> PathBuf {
     programs().join("smcr-guest")

@@ -32,6 +32,16 @@ pub(crate) fn build_for_scenarios() -> Result<()> {
         arguments.extend(["--package", package]);
     }
     ensure!(run(&arguments)?, "the build failed");
+    let fabric = [
+        "build",
+        "--profile",
+        &profile,
+        "--package",
+        "smcr-core",
+        "--example",
+        paths::FABRIC_TOOL,
+    ];
+    ensure!(run(&fabric)?, "the build failed");
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use smcr_tests::scenario::process;
 use crate::ui;
 
 /// A program or file, and the Debian package that has it.
-const NEEDED: [(&str, &str); 26] = [
+const NEEDED: [(&str, &str); 17] = [
     ("iperf3", "iperf3"),
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
@@ -25,7 +25,15 @@ const NEEDED: [(&str, &str); 26] = [
     ("python3", "python3"),
     ("gcc", "gcc"),
     ("/usr/include/stdio.h", "libc6-dev"),
-    // The lab: two emulated machines, and what runs in them.
+    // What the library is built with: the headers of RDMA, and what reads them.
+    ("/usr/include/infiniband/verbs.h", "libibverbs-dev"),
+    ("/usr/include/rdma/rdma_cma.h", "librdmacm-dev"),
+    ("/usr/lib/*/lib/libclang.so", "libclang-dev"),
+    ("pkg-config", "pkg-config"),
+];
+
+/// The same for the lab: the emulator, what guests are made of, and what runs in them.
+const LAB: [(&str, &str); 13] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("modprobe", "kmod"),
@@ -45,9 +53,19 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 const POLICY_TEXT: &str =
     "#!/bin/sh\n# Made by `cargo xtask deps` while it installs; may be removed.\nexit 101\n";
 
-/// Installs what is missing.
+/// Installs what is missing of what tests and demo run on this machine.
 pub(crate) fn install() -> Result<()> {
-    let mut packages = missing();
+    install_missing(&NEEDED)
+}
+
+/// Installs what is missing for the lab, too.
+pub(crate) fn install_with_lab() -> Result<()> {
+    let all = [NEEDED.as_slice(), LAB.as_slice()].concat();
+    install_missing(&all)
+}
+
+fn install_missing(needed: &[(&str, &'static str)]) -> Result<()> {
+    let mut packages = missing(needed);
     if packages.is_empty() {
         println!("all programs are installed");
         return Ok(());
@@ -81,7 +99,7 @@ pub(crate) fn install() -> Result<()> {
     ];
     arguments.extend(&packages);
     ensure!(apt_get(&arguments)?, "apt-get install failed; {by_hand}");
-    let still = missing();
+    let still = missing(needed);
     if !still.is_empty() {
         bail!("installed, but still missing: {}", still.join(" "));
     }
@@ -90,8 +108,8 @@ pub(crate) fn install() -> Result<()> {
 }
 
 /// The packages of what is missing, in order.
-fn missing() -> Vec<&'static str> {
-    NEEDED
+fn missing(needed: &[(&str, &'static str)]) -> Vec<&'static str> {
+    needed
         .iter()
         .filter(|(name, _)| !is_there(name))
         .map(|(_, package)| *package)

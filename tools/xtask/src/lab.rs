@@ -102,9 +102,11 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<bool> {
 
 /// Installs, fetches and builds what is missing.
 fn prepare() -> Result<Kernel> {
-    deps::install()?;
+    deps::install_with_lab()?;
     let kernel = Kernel::fetch()?;
-    cargo::build_for_scenarios()?;
+    if std::env::var_os(paths::PREBUILT).is_none() {
+        cargo::build_for_scenarios()?;
+    }
     Ok(kernel)
 }
 

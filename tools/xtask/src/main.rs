@@ -17,7 +17,7 @@ use anyhow::{Result, bail};
 const HELP: &str = "\
 cargo xtask <command>
 
-  deps                  install the programs that the tests and the demo run (Debian, by apt-get)
+  deps                  install the programs that tests, demo and lab run (Debian, by apt-get)
   demo                  real programs over plain TCP and under the library, side by side
   bench [--json FILE] [--quick] [--list] [NAME...]
                         the same as numbers: medians, ratios, targets
@@ -59,7 +59,7 @@ fn run() -> Result<bool> {
         return Err(extra.unexpected().into());
     }
     match command.as_str() {
-        "deps" => deps::install().map(|()| true),
+        "deps" => deps::install_with_lab().map(|()| true),
         "demo" => demo::run().map(|()| true),
         "lint" => lint::run(),
         "test" => test::run(),

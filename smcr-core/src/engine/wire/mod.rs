@@ -56,7 +56,27 @@ impl Wire {
     }
 }
 
+/// How long a process that ends may take to deliver what it sent; what TCP's kernel does by itself
+/// after the end, nobody does here.
+const LAST_DELIVERY: Duration = Duration::from_secs(10);
+
+/// The same where it only becomes another program.
+const EXEC_DELIVERY: Duration = Duration::from_secs(2);
+
 impl Engine {
+    /// The process is about to end: delivers what its program sent over RDMA, and tells its peers.
+    /// Does nothing in a child that shares its parent's memory (vfork).
+    pub fn process_ends(&self) {
+        if crate::sys::getpid() == self.pid {
+            self.wire.rdma.finish(true, LAST_DELIVERY);
+        }
+    }
+
+    /// This image of the process is about to end, and its queue pairs with it.
+    pub(super) fn image_ends(&self) {
+        self.wire.rdma.finish(false, EXEC_DELIVERY);
+    }
+
     /// Whether a connection to `peer` may go over RDMA; if so, its SYN will say so.
     pub(super) fn ask_for_rdma(&self, fd: BorrowedFd<'_>, peer: SocketAddr) -> bool {
         self.config.rdma() && self.wire.choice.may_serve(peer.ip()) && signal::ask(fd)

@@ -542,6 +542,7 @@ impl Engine {
         }
         self.wire.thread.forget(connection, connection.tcp());
         connection.set_smc(smc, || {});
+        self.watch_witness(connection);
         *guard = None;
         if let (Some(abort), Some(smc)) = (rdma.closed, connection.smc()) {
             smc.close(abort);

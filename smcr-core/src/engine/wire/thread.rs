@@ -55,6 +55,8 @@ mod subject {
     pub(super) const TCP: u64 = 3;
     /// The end of the connection of that number: another process rings.
     pub(super) const END: u64 = 4;
+    /// The TCP socket behind the connection of that number, which moved.
+    pub(super) const WITNESS: u64 = 5;
     pub(super) const BITS: u32 = 3;
 }
 
@@ -141,6 +143,17 @@ impl Engine {
             let _ = epoll::add(&thread.epoll, tcp, word(subject::TCP, id), events);
         }
         thread.wake();
+    }
+
+    /// The TCP connection of a connection that moved has one more thing to say: that the peer's end
+    /// of it is gone. (It is reported until the socket is closed, which ends the watch.)
+    pub(super) fn watch_witness(&self, connection: &Connection) {
+        let id = connection.smc().and_then(crate::conn::Smc::conn_id);
+        if let (Some(id), Some(tcp)) = (id, connection.tcp()) {
+            let events = EventFlags::RDHUP | EventFlags::ET;
+            let word = word(subject::WITNESS, id.to_bits());
+            let _ = epoll::add(&self.wire.thread.epoll, tcp, word, events);
+        }
     }
 
     /// Brings pending handshakes to an end, and the thread to rest, for the time of a fork.
@@ -239,6 +252,8 @@ impl Engine {
                     pending.new.push(number);
                 }
             }
+            // Nothing else is told of it: no byte is to come there.
+            subject::WITNESS => self.wire.rdma.tcp_ended(ConnId::from_bits(number)),
             subject::END => self.wire.rdma.answer_bell(ConnId::from_bits(number)),
             _ => {}
         }

@@ -32,6 +32,9 @@ pub(super) fn proposal(
     if v1.is_none() && v2.is_none() {
         return Err(Objection::NothingInCommon);
     }
+    if end.v1.is_none() && end.v2.is_none() {
+        return Err(Objection::NoDevice);
+    }
     let by_v2 = end.v2.as_ref().zip(v2).map(|(ours, v2)| offer_v2(ours, v2));
     let (settled, gid) = match by_v2 {
         Some(Ok(settled)) => settled,

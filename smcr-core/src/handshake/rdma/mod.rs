@@ -20,7 +20,7 @@
 //! # First and later contact
 //!
 //! The server says whether the connection gets a new link group. A client that does not have the
-//! group of a later contact declines with [`Reason::OutOfSync`](crate::Reason::OutOfSync), which
+//! group of a later contact declines with [`Reason::OutOfSync`], which
 //! makes the server forget it (RFC 7609 §C.4).
 //!
 //! After a later contact's Confirm nobody may decline any more. Linux does so nevertheless when its
@@ -87,7 +87,7 @@ pub struct Accepted {
     /// The server's end: a new link's at first contact, else that of a link both know.
     pub peer: RdmaEndpoint,
     /// The server starts a new link group. If not, `peer` must name a link that we have
-    /// ([`names_link`]), else decline with [`Reason::OutOfSync`](crate::Reason::OutOfSync).
+    /// ([`names_link`]), else decline with [`Reason::OutOfSync`].
     pub first_contact: bool,
     /// What is settled; at a later contact release and limits are those of the group.
     pub settled: Settled,

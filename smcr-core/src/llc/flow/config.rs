@@ -47,6 +47,9 @@ pub struct Timeouts {
     pub confirm_link: Duration,
     /// Server: for the response to it.
     pub confirm_link_response: Duration,
+    /// Server: before the request is repeated, once. Only a client that has lost it has not
+    /// answered by then.
+    pub confirm_link_again: Duration,
     /// For ADD LINK, or for the response. Nothing fails if it does not come.
     pub add_link: Duration,
     /// For the response to CONFIRM RKEY, DELETE RKEY and DELETE LINK. Without it, the link has
@@ -68,6 +71,7 @@ impl Default for Timeouts {
         Self {
             confirm_link: Duration::from_secs(4),
             confirm_link_response: short,
+            confirm_link_again: Duration::from_secs(1),
             add_link: short,
             exchange: short,
             test_interval: Some(Duration::from_secs(30)),

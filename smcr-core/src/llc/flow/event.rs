@@ -42,7 +42,7 @@ pub enum Event {
         reason: LinkFailure,
     },
     /// The group is over, with all its links: their queue pairs can go as soon as the last messages
-    /// are sent, and all its connections are lost.
+    /// are sent, and all its connections are lost. What was asked about RMBs gets no answer.
     Ended {
         /// Why.
         reason: EndReason,

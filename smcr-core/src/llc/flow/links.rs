@@ -35,8 +35,11 @@ pub(super) enum LinkState {
         request: ConfirmLink,
         version: Version,
     },
-    /// Server: the response has to come until then.
-    ConfirmSent { deadline: Instant },
+    /// Server: the response has to come until then. The request is repeated once.
+    ConfirmSent {
+        deadline: Instant,
+        again: Option<Instant>,
+    },
     /// Data may flow.
     Active,
 }
@@ -117,6 +120,7 @@ impl Group {
                 self.next_number(),
                 LinkState::ConfirmSent {
                     deadline: now + timeouts.confirm_link_response,
+                    again: Some(now + timeouts.confirm_link_again),
                 },
             ),
         };
@@ -130,9 +134,16 @@ impl Group {
             tests: 0,
         });
         if self.config.role == Role::Server {
-            let request = self.our_confirm(config, number, self.config.max_links, false);
-            self.send(now, config.id, &request);
+            self.ask_to_confirm(now, config.id);
         }
+    }
+
+    /// Server: CONFIRM LINK.
+    pub(super) fn ask_to_confirm(&mut self, now: Instant, id: LinkId) {
+        let Some(link) = self.link(id) else { return };
+        let (config, number) = (link.config, link.number);
+        let request = self.our_confirm(config, number, self.config.max_links, false);
+        self.send(now, id, &request);
     }
 
     /// Server: one that is not in use, and not the last one again before all others had their turn

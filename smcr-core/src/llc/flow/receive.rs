@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use super::links::LinkState;
-use super::{Event, Group, LinkFailure, LinkId, Violation};
+use super::links::{Exchange, LinkState};
+use super::{Event, Group, LinkFailure, LinkId, LinkNumber, Role, Violation};
 use crate::clc::Version;
 use crate::llc::{DeleteLink, DeleteTarget, Llc, TestLink, Verdict};
 
@@ -23,9 +23,14 @@ impl Group {
                     ..
                 },
             ) => self.delete_link_came(now, id, version, message),
-            Llc::TestLink(message) if can_answer => self.test_link_came(now, id, version, message),
+            Llc::TestLink(message) if can_answer => {
+                self.test_link_came(now, id, version, message);
+            }
+            Llc::TestLink(_) => self.violation(now, id, Violation::OutOfPlace),
             _ if !link.is_active() => self.violation(now, id, Violation::OutOfPlace),
-            Llc::TestLink(message) => self.test_link_came(now, id, version, message),
+            // Crossed with our question to delete the link (RFC 7609 §C.7.1).
+            Llc::AddLink(_) | Llc::ConfirmRkey(_) | Llc::DeleteRkey(_)
+                if self.asked_to_delete(link.number) && !message.is_response() => {}
             Llc::AddLink(message) => self.add_link_came(now, id, version, message),
             Llc::DeleteLink(message) => self.delete_link_came(now, id, version, message),
             Llc::RequestAddLink(message) => self.request_add_link_came(now, id, &message),
@@ -44,6 +49,12 @@ impl Group {
                 Some(_) => self.delete_answered(now, id, &message),
             },
         }
+    }
+
+    /// Client: the server has not taken note yet that the link has to go.
+    fn asked_to_delete(&self, number: LinkNumber) -> bool {
+        self.config.role == Role::Client
+            && matches!(self.exchange, Some(Exchange::Delete { delete, .. }) if delete.number == number)
     }
 
     fn test_link_came(&mut self, now: Instant, id: LinkId, version: Version, message: TestLink) {

@@ -4,6 +4,7 @@ mod hostile;
 mod links;
 mod linux;
 mod pair;
+mod rmbs;
 
 use std::time::{Duration, Instant};
 

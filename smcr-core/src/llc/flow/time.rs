@@ -24,8 +24,10 @@ impl Group {
     fn link_deadline(&self, link: &super::Link) -> Option<Instant> {
         match (link.state, &link.test) {
             (LinkState::AwaitConfirm { deadline }, _)
-            | (LinkState::Activating { deadline, .. }, _)
-            | (LinkState::ConfirmSent { deadline }, _) => Some(deadline),
+            | (LinkState::Activating { deadline, .. }, _) => Some(deadline),
+            (LinkState::ConfirmSent { deadline, again }, _) => {
+                Some(again.map_or(deadline, |again| again.min(deadline)))
+            }
             (LinkState::Active, Some(test)) => Some(test.deadline),
             (LinkState::Active, None) => self
                 .config
@@ -55,10 +57,16 @@ impl Group {
     }
 
     fn link_timed_out(&mut self, now: Instant, id: LinkId) {
-        let Some(link) = self.link(id) else {
+        let Some(link) = self.link_mut(id) else {
             return; // went with another one
         };
-        match (link.state, &link.test) {
+        match (&mut link.state, &link.test) {
+            // A Linux client drops a request that comes before it waits for one, in the moment
+            // after it has sent its Confirm.
+            (LinkState::ConfirmSent { deadline, again }, _) if now < *deadline => {
+                *again = None;
+                self.ask_to_confirm(now, id);
+            }
             (LinkState::Active, None) => {
                 let _ = self.start_test(now, id); // the link is active
             }

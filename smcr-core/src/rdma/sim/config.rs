@@ -33,8 +33,9 @@ pub struct SimConfig {
     pub send_queue: usize,
     /// Receives posted on each link.
     pub receives: usize,
-    /// Each how many messages of a link one is signalled unasked; 1 for every one.
-    pub signal_every: u32,
+    /// A message that is this many work requests behind the last signalled one is signalled
+    /// unasked; 1 for every one. Far less than [`Self::send_queue`], or that never gets free.
+    pub signal_every: usize,
     /// Completions that one poll hands out at most.
     pub poll_batch: usize,
     /// Bytes that a port can register.
@@ -57,7 +58,7 @@ impl SimConfig {
             shuffle_pieces: true,
             send_queue: 64,
             receives: 32,
-            signal_every: 8,
+            signal_every: 16,
             poll_batch: 32,
             max_registered: 1 << 30,
         }

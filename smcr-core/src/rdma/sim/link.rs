@@ -105,7 +105,7 @@ impl Link for SimLink {
             return Err(Errno::INVAL);
         }
         qp.used += requests;
-        qp.unsignalled += 1;
+        qp.unsignalled += requests;
         let is_signalled = signal || qp.unsignalled >= net.config.signal_every;
         if is_signalled {
             qp.unsignalled = 0;

@@ -25,6 +25,7 @@ mod record;
 #[cfg(test)]
 mod tests;
 mod wire;
+pub mod world;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -107,8 +107,8 @@ pub(super) struct Qp {
     pub(super) used: usize,
     /// Acknowledged ones that the next signalled completion will give free.
     pub(super) silent: usize,
-    /// Messages since the last signalled one.
-    pub(super) unsignalled: u32,
+    /// Work requests since the last signalled one.
+    pub(super) unsignalled: usize,
     pub(super) free_receives: usize,
     pub(super) last_sent: u64,
     pub(super) last_received: u64,

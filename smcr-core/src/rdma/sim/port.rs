@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::ReentrantMutex;
 use rustix::event::{EventfdFlags, eventfd};
@@ -49,6 +50,7 @@ pub struct SimPort {
     gids: [Gid; 2],
     completion_bell: Arc<Bell>,
     event_bell: Arc<Bell>,
+    told_gone: AtomicBool,
     /// True during a poll of this thread.
     polling: ReentrantMutex<Cell<bool>>,
 }
@@ -91,6 +93,7 @@ impl SimPort {
             gids,
             completion_bell,
             event_bell,
+            told_gone: AtomicBool::new(false),
             polling: ReentrantMutex::new(Cell::new(false)),
         }))
     }
@@ -266,6 +269,9 @@ impl Port for SimPort {
         let mut net = self.net.lock();
         let events = &mut net.ports[self.id.0].events;
         let event = events.pop_front();
+        if event == Some(PortEvent::Gone) {
+            self.told_gone.store(true, Ordering::Relaxed);
+        }
         if events.is_empty() {
             self.event_bell.silence();
         }
@@ -273,7 +279,7 @@ impl Port for SimPort {
     }
 
     fn is_gone(&self) -> bool {
-        self.net.lock().ports[self.id.0].is_gone
+        self.told_gone.load(Ordering::Relaxed)
     }
 
     fn counts(&self) -> Counts {

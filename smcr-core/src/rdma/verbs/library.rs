@@ -8,6 +8,8 @@ use std::sync::OnceLock;
 
 use rdma_sys::*;
 
+use super::owner;
+
 const NAME: &CStr = c"libibverbs.so.1";
 
 /// Declares the functions that are looked up by name and symbol version. libibverbs has several
@@ -108,6 +110,8 @@ impl std::fmt::Debug for Library {
 /// What the dynamic linker says, or which function is missing.
 pub(super) fn load() -> Result<&'static Library, &'static str> {
     static LOADED: OnceLock<Result<Library, String>> = OnceLock::new();
+    // Not across a fork: the child would wait for a thread that it does not have.
+    let rest = LOADED.get().is_none().then(owner::before_fork);
     let loaded = LOADED.get_or_init(|| {
         // SAFETY: loads a library by its proper name; what its constructors do is theirs.
         let handle = unsafe { libc::dlopen(NAME.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
@@ -116,6 +120,7 @@ pub(super) fn load() -> Result<&'static Library, &'static str> {
         }
         Library::find(handle)
     });
+    drop(rest);
     loaded.as_ref().map_err(String::as_str)
 }
 

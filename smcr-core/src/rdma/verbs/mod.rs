@@ -16,7 +16,9 @@
 //! same pages. `ibv_fork_init` is not called, since it would take such memory away from children.
 //! What remains is memory that providers allocate for their queues; Linux since 5.12 copies such
 //! pages for the child and leaves the parent those that the adapter knows. On older kernels a fork
-//! would part the parent from its adapter, silently: there [`open`] refuses.
+//! would part the parent from its adapter, silently: there [`open`] refuses. A child that lives on
+//! without exec also keeps what providers mapped of the device, and so, should the parent be killed,
+//! the parent's queue pairs: peers notice when the child has ended, too, as with TCP.
 //!
 //! **Order.** Links and regions hold the adapter, which is closed after the last of them. A
 //! completion names its queue pair by a tag that is never used twice, so those of a destroyed queue

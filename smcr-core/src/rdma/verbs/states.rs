@@ -1,4 +1,4 @@
-//! A queue pair's way from RESET to RTS, with the values that Linux' own SMC-R uses.
+//! A queue pair's way from RESET to RTS, with the values of Linux' own SMC-R where nothing is said.
 
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
@@ -15,8 +15,9 @@ use crate::rdma::fabric::LinkAddress;
 /// about a second; adapters may take up to four times as long (InfiniBand specification §9.7.6.1.3).
 const TIMEOUT: u8 = 15;
 
-/// How often an unanswered packet is sent again.
-const RETRIES: u8 = 7;
+/// How often an unanswered packet is sent again. Linux' own SMC-R says 7, the most there is; but rxe
+/// takes 7 for "for ever", as it is for [`RNR_RETRIES`], and would never notice a dead peer.
+const RETRIES: u8 = 6;
 
 /// For ever: a peer whose receive buffers are used up is slow, not gone.
 const RNR_RETRIES: u8 = 7;

@@ -56,7 +56,7 @@ fn drive(
     deadline: Duration,
 ) -> Result<(Finished, Option<Sight>)> {
     let finished = pair.client.run(client, deadline)?;
-    // While the server still runs: what it counts goes when it goes.
+    // What a process counted is kept for some seconds.
     let sight = under.look(pair)?;
     let served = server.stop()?;
     if !finished.status.success() {

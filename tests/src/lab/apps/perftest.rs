@@ -30,8 +30,8 @@ pub fn write_bandwidth(pair: &Pair, bytes: u32, iterations: u32) -> Result<f64> 
 
 /// Both figures, for the report.
 pub fn figures(pair: &Pair) -> Result<Vec<(String, String)>> {
-    let latency = write_latency(pair, 64, 1000)? * 1e6;
-    let rate = write_bandwidth(pair, 65_536, 200)?;
+    let latency = write_latency(pair, 64, 200)? * 1e6;
+    let rate = write_bandwidth(pair, 65_536, 100)?;
     Ok(vec![
         (
             "ib_write_lat, 64 bytes".to_owned(),

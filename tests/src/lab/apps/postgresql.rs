@@ -41,7 +41,7 @@ pub fn run(pair: &Pair, under: Under, transactions: u32, clients: u32) -> Result
         ))
     };
     pair.client
-        .run(pgbench("--quiet -i -s 1 -I dtg"), Duration::from_secs(120))?
+        .run(pgbench("--quiet -i -s 1 -I dtgp"), Duration::from_secs(120))?
         .success()?;
     let client = pgbench(&format!("-n -S -c {clients} -t {transactions}"));
     let deadline = Duration::from_secs(120);

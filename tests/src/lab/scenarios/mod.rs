@@ -1,6 +1,8 @@
 //! What is tried in the lab: one function and one line of the table each.
 
 mod apps_tcp;
+mod kernel_smc;
+mod library;
 mod pnet;
 mod rdma_counts;
 mod rdma_iperf3;
@@ -14,6 +16,7 @@ mod tcp_works;
 
 use anyhow::Result;
 
+use super::kernel_peer;
 use super::pair::Pair;
 
 /// One scenario.
@@ -136,4 +139,16 @@ pub const ALL: &[Scenario] = &[
         "the library beside TCP, rsockets and plain RDMA: round trip and rate",
     )
     .bulk(),
+    Scenario::new(
+        "library",
+        library::run,
+        "programs under the library: in one guest, and between the two",
+    )
+    .bulk(),
+    Scenario::new(
+        "kernel-smc",
+        kernel_smc::run,
+        "Linux's own SMC-R between the guests, and its messages as tshark reads them",
+    )
+    .modules(kernel_peer::MODULES),
 ];

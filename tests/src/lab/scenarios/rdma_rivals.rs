@@ -21,8 +21,8 @@ fn latencies(pair: &mut Pair) -> Result<()> {
     let before = Traffic::read(pair)?;
     let (ran, library) = load::ping(pair, Under::Library, 2, false)?;
     ran.expect_rdma(pair, &before)?;
-    let rsockets = rsockets::run(pair, load::MESSAGE as u32, 1, 1000)?;
-    let rsockets = rsockets.map(|stream| 2.0 * stream.latency);
+    let rsockets = rsockets::transfer(pair, load::MESSAGE as u32, 500)?;
+    let rsockets = rsockets.map(|seconds| 2.0 * seconds);
     let text = |value: f64| format!("{:.0} us, {:.2} x verbs", value * 1e6, value / verbs);
     pair.note("64 B round trip, verbs", text(verbs));
     pair.note("64 B round trip, the library", text(library));
@@ -43,7 +43,8 @@ fn rates(pair: &mut Pair) -> Result<()> {
     let before = Traffic::read(pair)?;
     let (ran, library) = load.run(pair, Under::Library)?;
     ran.expect_rdma(pair, &before)?;
-    let rsockets = rsockets::run(pair, CHUNK, 400, 1)?.map(|stream| stream.rate);
+    let rsockets = rsockets::transfer(pair, CHUNK, 100)?;
+    let rsockets = rsockets.map(|seconds| f64::from(CHUNK) / seconds);
     let text = |value: f64| format!("{:.0} Mbit/s, {:.2} x verbs", value * 8e-6, value / verbs);
     pair.note("64 KiB calls, verbs", text(verbs));
     pair.note("64 KiB calls, the library", text(library));

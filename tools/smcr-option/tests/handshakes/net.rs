@@ -2,12 +2,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
@@ -141,7 +142,24 @@ fn tun(host: u8) -> File {
     ip(&format!("addr add 10.77.0.{host}/24 dev path"));
     ip(&format!("addr add fd77::{host}/64 dev path nodad"));
     ip("link set path up");
+    wait_until_reachable(IpAddr::from([0xfd77, 0, 0, 0, 0, 0, 0, host.into()]));
     file
+}
+
+/// The kernel makes an IPv6 address usable some time after the command returned; until then it
+/// drops what comes for it.
+fn wait_until_reachable(own: IpAddr) {
+    let until = Instant::now() + Duration::from_secs(10);
+    let reaches_itself = || -> std::io::Result<()> {
+        let socket = UdpSocket::bind((own, 0))?;
+        socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+        socket.send_to(b"x", socket.local_addr()?)?;
+        socket.recv(&mut [0]).map(drop)
+    };
+    while let Err(error) = reaches_itself() {
+        assert!(Instant::now() < until, "{own}: {error}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn forward(ends: [File; 2], stop: &OwnedFd, mut fault: Fault, record: &Mutex<Vec<(Way, Packet)>>) {

@@ -73,6 +73,15 @@ fn cases() -> Vec<Case> {
             limited(s, 255, 2),
             Ok((Version::V2, Some((16, 1)))),
         ),
+        (
+            end(c),
+            RdmaEnd {
+                v1: None,
+                v2: None,
+                ..end(s)
+            },
+            Err(Objection::NoDevice),
+        ),
         // No enterprise ID in common: version 1 if that is possible.
         (with_eids(c, &["B"]), end(s), first),
         (end(c), with_eids(s, &[]), first),

@@ -142,7 +142,9 @@ fn a_device_goes_away() {
     pair.net.inject(Fault::Gone(pair.ports[0].id()));
     pair.net.inject(Fault::Up(pair.ports[0].id()));
     pair.run();
+    assert!(!pair.ports[0].is_gone(), "nobody was told");
     assert_eq!(pair.events(0), [PortEvent::Gone], "it does not come back");
+    assert!(pair.ports[0].is_gone());
     let all = failures(&pair.a.take_seen());
     assert!(!all.is_empty() && all.iter().all(|error| *error == LinkError::Flushed));
     assert_eq!(pair.a.say(&message(2)), Err(Errno::NOTCONN));
