@@ -165,7 +165,7 @@ fn message(panic: &Box<dyn std::any::Any + Send>) -> String {
     format!("panicked: {}", text.unwrap_or("(no message)"))
 }
 
-/// The scenarios of these names (all, if there are none), in the order in which to run them.
+/// The scenarios of these names (if there are none: all that do not take long), in the order in which to run them.
 pub fn select(names: &[String]) -> Result<Vec<Scenario>> {
     for name in names {
         if !ALL.iter().any(|scenario| scenario.name == name) {
@@ -173,8 +173,10 @@ pub fn select(names: &[String]) -> Result<Vec<Scenario>> {
             bail!("no scenario {name:?}; there are: {}", known.join(", "));
         }
     }
-    let wanted =
-        |scenario: &&Scenario| names.is_empty() || names.iter().any(|n| n == scenario.name);
+    let wanted = |scenario: &&Scenario| match names.is_empty() {
+        true => !scenario.on_request,
+        false => names.iter().any(|name| name == scenario.name),
+    };
     let mut scenarios: Vec<Scenario> = ALL.iter().filter(wanted).copied().collect();
     // A module stays once it is loaded, so those that want fewer come first.
     scenarios.sort_by_key(|scenario| (scenario.own_boot, scenario.modules.len()));

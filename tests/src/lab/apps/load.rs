@@ -8,7 +8,8 @@ use super::{Ran, drive, strace};
 use crate::lab::{Cmd, Pair, Under, quote};
 use crate::scenario::paths;
 
-const PORT: u16 = 7000;
+/// One that tshark takes for nobody else's.
+const PORT: u16 = 21_800;
 
 /// Bytes of a message.
 pub const MESSAGE: u64 = 64;

@@ -57,7 +57,10 @@ fn drive(
 ) -> Result<(Finished, Option<Sight>)> {
     let finished = pair.client.run(client, deadline)?;
     // What a process counted is kept for some seconds.
-    let sight = under.look(pair)?;
+    let sight = match under {
+        Under::Tcp => None,
+        Under::Library => Some(Sight::of(pair)?),
+    };
     let served = server.stop()?;
     if !finished.status.success() {
         bail!("the client failed: {finished}\nthe server's side: {served}");

@@ -4,6 +4,7 @@ mod apps_tcp;
 mod kernel_smc;
 mod library;
 mod pnet;
+mod rdma_capture;
 mod rdma_counts;
 mod rdma_iperf3;
 mod rdma_nginx;
@@ -30,6 +31,8 @@ pub struct Scenario {
     pub modules: &'static [&'static str],
     /// It leaves the guests in a state in which others must not find them.
     pub own_boot: bool,
+    /// It takes long, and runs only where it is named.
+    pub on_request: bool,
     /// So many bytes of each packet are captured.
     pub captured: u32,
     pub(super) run: fn(&mut Pair) -> Result<()>,
@@ -46,6 +49,7 @@ impl Scenario {
             about,
             modules: &[],
             own_boot: false,
+            on_request: false,
             captured: 65_535,
             run,
         }
@@ -62,6 +66,12 @@ impl Scenario {
     #[allow(dead_code)]
     const fn own_boot(mut self) -> Self {
         self.own_boot = true;
+        self
+    }
+
+    /// Takes long.
+    const fn on_request(mut self) -> Self {
+        self.on_request = true;
         self
     }
 
@@ -122,11 +132,23 @@ pub const ALL: &[Scenario] = &[
     )
     .bulk(),
     Scenario::new(
+        "rdma-nginx-1gib",
+        rdma_nginx::large,
+        "the same with a file of 1 GiB",
+    )
+    .bulk()
+    .on_request(),
+    Scenario::new(
         "rdma-postgresql",
         rdma_postgresql::run,
         "PostgreSQL under the library, which accepts and then forks",
     )
     .bulk(),
+    Scenario::new(
+        "rdma-capture",
+        rdma_capture::run,
+        "a connection of the library on the wire, as tshark reads it",
+    ),
     Scenario::new(
         "rdma-counts",
         rdma_counts::run,

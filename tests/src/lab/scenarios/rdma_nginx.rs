@@ -7,7 +7,12 @@ use crate::lab::{Library, Pair, Traffic, Under};
 
 /// A file that emulated processors move in some seconds.
 pub(super) fn run(pair: &mut Pair) -> Result<()> {
-    fetch(pair, 64)
+    fetch(pair, 32)
+}
+
+/// The size at which cursors have wrapped often.
+pub(super) fn large(pair: &mut Pair) -> Result<()> {
+    fetch(pair, 1024)
 }
 
 fn fetch(pair: &mut Pair, mebibytes: usize) -> Result<()> {
