@@ -175,11 +175,11 @@ impl Engine {
         loop {
             let known = ports;
             ports = self.watch_ports(known);
-            let timeout = if ports == known {
-                self.wire_timeout()
-            } else {
-                // Whatever completed before it was armed wakes nobody.
+            let timeout = if ports > known {
+                // What completed before the port was armed is not told.
                 Duration::ZERO
+            } else {
+                self.wire_timeout()
             };
             let timeout = Timespec {
                 tv_sec: timeout.as_secs() as i64,

@@ -299,6 +299,7 @@ fn subnets() {
     let cases = [
         (v4([192, 0, 2, 1], 24), v4([192, 0, 2, 254], 24), true),
         (v4([192, 0, 2, 1], 24), v4([192, 0, 2, 254], 25), false),
+        (v4([192, 0, 2, 1], 24), v4([192, 0, 2, 2], 25), false),
         (v4([192, 0, 2, 1], 24), v4([192, 0, 3, 1], 24), false),
         (v4([192, 0, 2, 1], 24), several.clone(), true),
         (several, v4([192, 0, 2, 1], 24), false),
@@ -349,6 +350,32 @@ fn subnets() {
             assert_eq!(pair.server_events, [refused(Reason::OtherSubnet)]);
         }
     }
+}
+
+/// Every interface has the link-local prefix: a client that names it says nothing.
+#[test]
+fn link_local_prefixes_do_not_count() {
+    let now = Instant::now();
+    let mut message = Message::parse(PROPOSAL_V1).unwrap();
+    let Message::Proposal(proposal) = &mut message else {
+        panic!()
+    };
+    let crate::clc::Offer::V1 { v1, .. } = &mut proposal.offer else {
+        panic!()
+    };
+    let mut prefix = [0; 16];
+    prefix[..2].copy_from_slice(&[0xfe, 0x80]);
+    let prefix = crate::clc::Ipv6Prefix { prefix, bits: 64 };
+    v1.ip = crate::clc::IpArea {
+        prefixes: Bounded::new(vec![prefix]).unwrap(),
+        ..Default::default()
+    };
+    let mut end = only_v1(SERVER_ID);
+    let address = "fe80::2".parse().unwrap();
+    end.v1.as_mut().unwrap().subnets = Subnets::V6(vec![(address, 64)]);
+    let mut server = RdmaServer::new(end, Timeouts::default(), now);
+    server.handle_bytes(&message.emit(), now).unwrap();
+    assert_eq!(server.poll_event(), Some(refused(Reason::OtherSubnet)));
 }
 
 /// Each field varied; what belongs to the connection does not count.
