@@ -29,7 +29,7 @@ pub fn figures(pair: &Pair) -> Result<Vec<(String, String)>> {
 }
 
 /// Seconds for each transfer of so many bytes, which go to and fro; or how it fails.
-fn transfer(pair: &Pair, bytes: u32, count: u32) -> Result<Result<f64, String>> {
+pub fn transfer(pair: &Pair, bytes: u32, count: u32) -> Result<Result<f64, String>> {
     let line = format!("rstream -p {PORT} -S {bytes} -C {count} -I 1");
     let mut server = pair.server.spawn(line.as_str())?;
     let client = format!("{line} -s {}", pair.server.address());
