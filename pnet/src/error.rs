@@ -20,10 +20,17 @@ pub enum TableError {
     },
     /// A line was not understood.
     Line {
+        /// The file; `None` for a text that came from elsewhere.
+        path: Option<PathBuf>,
         /// The line, from 1.
         line: usize,
         /// What is wrong with it.
         problem: Problem,
+    },
+    /// Somebody else holds the lock of the file for too long.
+    Locked {
+        /// The lock.
+        path: PathBuf,
     },
 }
 
@@ -41,6 +48,8 @@ pub enum Problem {
     BadKind(String),
     /// Too few or too many words.
     BadShape,
+    /// Not text.
+    NotUtf8,
     /// The device is listed under this id already.
     Listed(PnetId),
     /// The device is not listed under the id.
@@ -51,7 +60,22 @@ impl fmt::Display for TableError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io { path, source } => write!(f, "{}: {source}", path.display()),
-            Self::Line { line, problem } => write!(f, "line {line}: {problem}"),
+            Self::Line {
+                path: Some(path),
+                line,
+                problem,
+            } => write!(f, "{}:{line}: {problem}", path.display()),
+            Self::Line {
+                path: None,
+                line,
+                problem,
+            } => write!(f, "line {line}: {problem}"),
+            Self::Locked { path } => write!(
+                f,
+                "{}: another program has been changing the table for seconds: see who holds this \
+                 lock (`fuser`), and try again",
+                path.display()
+            ),
         }
     }
 }
@@ -61,6 +85,7 @@ impl Error for TableError {
         match self {
             Self::Io { source, .. } => Some(source),
             Self::Line { problem, .. } => Some(problem),
+            Self::Locked { .. } => None,
         }
     }
 }
@@ -77,7 +102,7 @@ impl fmt::Display for Problem {
             Self::BadName(name, longest) => write!(
                 f,
                 "`{name}` cannot be a device: use the name that `ip link` or `rdma link` shows \
-                 (1 to {longest} bytes, no blanks, none of / : #)"
+                 (1 to {longest} bytes, without blanks and characters as / and #)"
             ),
             Self::BadPort(port) => write!(f, "`{port}` is no port of a RoCE device: use 1 or 2"),
             Self::BadKind(kind) => {
@@ -86,6 +111,7 @@ impl fmt::Display for Problem {
             Self::BadShape => {
                 f.write_str("expected `PNETID netdev NAME` or `PNETID roce DEVICE PORT`")
             }
+            Self::NotUtf8 => f.write_str("not UTF-8 text: is it the right file?"),
             Self::Listed(id) => {
                 write!(
                     f,

@@ -2,7 +2,8 @@
 //!
 //! A physical network has an id, the PNETID; network interfaces (netdevs) and ports of RoCE
 //! devices that are attached to the same physical network are listed under the same id. A
-//! connection whose route leaves through a netdev may use the RoCE ports of its id.
+//! connection whose route leaves through a netdev may use the RoCE ports of its id: [`resolve`]
+//! finds them, also where nothing is listed.
 //!
 //! The table is a text file, one device per line, `#` begins a comment:
 //!
@@ -20,6 +21,8 @@
 mod error;
 mod file;
 mod names;
+mod rawfs;
+pub mod resolve;
 mod table;
 #[cfg(test)]
 mod tests;

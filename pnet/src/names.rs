@@ -49,7 +49,8 @@ impl fmt::Display for PnetId {
 /// A port of a RoCE device.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RocePort {
-    /// Name of the RDMA device, as `mlx5_0`.
+    /// Name of the RDMA device, as `mlx5_0`; or, as Linux takes it too, of the device that it is a
+    /// function of, as `0000:01:00.0`.
     pub device: String,
     /// Port, from 1.
     pub port: u8,
@@ -70,7 +71,7 @@ impl Device {
     /// # Errors
     /// If the kernel could not have an interface of this name.
     pub fn netdev(name: &str) -> Result<Self, Problem> {
-        check_name(name, MAX_NETDEV)?;
+        check_name(name, MAX_NETDEV, &['/', ':', '#'])?;
         Ok(Self::Netdev(name.to_owned()))
     }
 
@@ -79,7 +80,8 @@ impl Device {
     /// # Errors
     /// If the kernel could not have a device of this name, or the port is out of range.
     pub fn roce(name: &str, port: u8) -> Result<Self, Problem> {
-        check_name(name, MAX_ROCE)?;
+        // Colons for the addresses of PCI functions.
+        check_name(name, MAX_ROCE, &['/', '#'])?;
         if !(1..=MAX_PORT).contains(&port) {
             return Err(Problem::BadPort(port.to_string()));
         }
@@ -104,6 +106,12 @@ impl Device {
     }
 }
 
+impl fmt::Display for RocePort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} port {}", self.device, self.port)
+    }
+}
+
 /// As a line of the table has it, behind the id.
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -115,9 +123,9 @@ impl fmt::Display for Device {
 }
 
 /// The kernel's rules for both kinds of names. `#` it allows, but this file cannot hold it.
-fn check_name(name: &str, longest: usize) -> Result<(), Problem> {
+fn check_name(name: &str, longest: usize, barred: &[char]) -> Result<(), Problem> {
     let fits = (1..=longest).contains(&name.len()) && name != "." && name != "..";
-    let plain = |c: char| !c.is_whitespace() && !c.is_control() && !['/', ':', '#'].contains(&c);
+    let plain = |c: char| !c.is_whitespace() && !c.is_control() && !barred.contains(&c);
     if fits && name.chars().all(plain) {
         Ok(())
     } else {

@@ -59,6 +59,28 @@ impl Table {
         Ok(())
     }
 
+    /// Takes all devices of an id off the list; returns how many there were.
+    pub fn remove_id(&mut self, id: &PnetId) -> usize {
+        self.remove_where(|listed| listed == id)
+    }
+
+    /// Takes all devices off the list; returns how many there were. Comments stay.
+    pub fn clear(&mut self) -> usize {
+        self.remove_where(|_| true)
+    }
+
+    fn remove_where(&mut self, mut is_to_go: impl FnMut(&PnetId) -> bool) -> usize {
+        let before = self.lines.len();
+        self.lines
+            .retain(|line| !line.entry.as_ref().is_some_and(|(id, _)| is_to_go(id)));
+        before - self.lines.len()
+    }
+
+    /// Whether nothing is listed.
+    pub fn is_empty(&self) -> bool {
+        self.entries().next().is_none()
+    }
+
     /// The id that a netdev is listed under.
     pub fn lookup_netdev(&self, name: &str) -> Option<&PnetId> {
         let mut entries = self.entries();
@@ -94,6 +116,8 @@ impl FromStr for Table {
     fn from_str(text: &str) -> Result<Self, TableError> {
         let mut table = Self::new();
         for (line, text) in (1..).zip(text.lines()) {
+            // Left over where the last line has no end, or by an editor's mistake.
+            let text = text.trim_end_matches('\r');
             let entry = parse_line(text)
                 .and_then(|entry| {
                     if let Some((id, device)) = &entry {
@@ -101,7 +125,11 @@ impl FromStr for Table {
                     }
                     Ok(entry)
                 })
-                .map_err(|problem| TableError::Line { line, problem })?;
+                .map_err(|problem| TableError::Line {
+                    path: None,
+                    line,
+                    problem,
+                })?;
             table.lines.push(Line {
                 text: text.to_owned(),
                 entry,

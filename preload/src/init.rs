@@ -24,7 +24,15 @@ extern "C" fn construct() {
 }
 
 extern "C" fn destruct() {
+    process_ends();
     PUBLISHER.close();
+}
+
+/// The process is about to end, in an orderly way or by `_exit`.
+pub(crate) fn process_ends() {
+    if let Some(engine) = engine::engine() {
+        engine.process_ends();
+    }
 }
 
 fn start() {

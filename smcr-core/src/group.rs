@@ -126,6 +126,16 @@ fn reserve(bytes: u64, most: u64) -> bool {
         .is_ok()
 }
 
+/// Memory for RMBs was taken.
+pub(crate) fn add_rmb_bytes(bytes: usize) {
+    RMB_BYTES.fetch_add(bytes as u64, Ordering::Relaxed);
+}
+
+/// Memory for RMBs was given back.
+pub(crate) fn remove_rmb_bytes(bytes: usize) {
+    RMB_BYTES.fetch_sub(bytes as u64, Ordering::Relaxed);
+}
+
 /// The most RMBs of one peer in one group (each has up to 64 RMBEs).
 const MAX_PEER_RMBS: usize = 4096;
 

@@ -2,7 +2,11 @@
 //! them, and the native socket API.
 
 #[forbid(unsafe_code)]
+pub mod cdc;
+#[forbid(unsafe_code)]
 pub mod clc;
+#[forbid(unsafe_code)]
+pub mod close;
 pub mod config;
 pub mod conn;
 pub mod engine;
@@ -15,11 +19,15 @@ pub mod fuzzing;
 pub mod group;
 #[forbid(unsafe_code)]
 pub mod handshake;
+#[forbid(unsafe_code)]
+pub mod llc;
 pub mod net;
 mod rawfs;
+pub mod rdma;
 pub mod reason;
 pub mod rendezvous;
 pub mod shm;
+pub mod signal;
 pub mod stat;
 pub mod sys;
 

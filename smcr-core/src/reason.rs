@@ -94,6 +94,46 @@ reasons! {
     Executed = 0x5300_0015, "executed", "a connection was inherited by a program that does not load the library: it cannot use it";
     /// The connection was passed to another process in a message.
     Passed = 0x5300_0016, "passed", "a connection was passed by SCM_RIGHTS in a way the library could not follow: keep this program on TCP by a rule";
+    /// The peer's Proposal offers no kind of SMC that can be used here.
+    NoCommonFabric = 0x0303_0000, "no-common-fabric", "the two ends have no kind of SMC in common for this connection";
+    /// This end has no RDMA device for the connection.
+    NoRdmaDevice = 0x0303_0002, "no-rdma-device", "no RDMA device serves this connection's network interface: look at smcr-pnet";
+    /// SMC-R version 1 needs the subnet of the interface, and there is none.
+    NoSubnet = 0x0300_0000, "no-subnet", "the network interface has no subnet to offer SMC-R version 1 for: configure `ueid` to offer version 2";
+    /// SMC-R version 1 does not cross routers.
+    OtherSubnet = 0x0307_0000, "other-subnet", "the two ends are in different subnets: configure the same `ueid` at both to use SMC-R version 2";
+    /// The two ends have no version of SMC-R in common.
+    VersionMismatch = 0x030c_0000, "version-mismatch", "the two ends have no version of SMC-R in common: look at `ueid` and `smcr_version` at both";
+    /// The peer offers version 2 and leaves out what belongs to it.
+    NoV2Extension = 0x0303_0004, "no-v2-extension", "the peer offers SMC version 2 without saying anything about it: its fault";
+    /// The peer chose what was not offered.
+    NotOffered = 0x0304_0000, "not-offered", "the peer chose a kind or version of SMC that was not offered: its fault";
+    /// The peer chose another release of version 2 than agreed.
+    ReleaseMismatch = 0x0303_0009, "release-mismatch", "the peer does not keep to the agreed release of SMC-R version 2: set `smcr_release = 0`";
+    /// The peer chose a number of connections per link group that was not agreed or is not allowed.
+    MaxConnsMismatch = 0x0303_000a, "max-conns-mismatch", "the peer asks for a number of connections per link group that is not allowed: set `smcr_release = 0`";
+    /// The peer chose a number of links per link group that was not agreed or is not allowed.
+    MaxLinksMismatch = 0x0303_000b, "max-links-mismatch", "the peer asks for a number of links per link group that is not allowed: set `smcr_release = 0`";
+    /// The peer's path MTU is a code that this version of SMC-R does not know.
+    ReservedMtu = 0x5300_0017, "reserved-mtu", "the peer's path MTU has a code that is not known here: it is newer";
+    /// There is no route for RoCE to the peer.
+    NoRoute = 0x030e_0000, "no-route", "the peer's RDMA device cannot be reached from ours";
+    /// The peer wants to use a link that this end does not have.
+    OutOfSync = 0x0400_0000, "out-of-sync", "the peer wanted to use a link that is gone: later connections are not touched";
+    /// The new link was not confirmed in time.
+    LinkTimeout = 0x0201_0000, "link-timeout", "the peer did not confirm the new RDMA link in time: does the network drop RoCE?";
+    /// The new link could not be set up, or broke before it was confirmed.
+    LinkFailed = 0x0999_0002, "link-failed", "the RDMA link could not be set up: run with SMCR_LOG=debug";
+    /// The memory of a connection could not be registered, or not be made known to the peer.
+    Registration = 0x0999_0003, "registration", "memory could not be registered for RDMA: raise `ulimit -l`";
+    /// All links to the peer are gone, and with them the connections.
+    LinkLost = 0x0100_0001, "link-lost", "the RDMA link to the peer broke: connections over it were reset";
+    /// A CDC or LLC message made no sense.
+    LlcInvalid = 0x5300_0018, "llc-invalid", "the peer sent an LLC or CDC message that makes no sense, which was dropped";
+    /// The peer insists on eye catchers in its RMBEs.
+    EyeCatcher = 0x0305_0000, "eye-catcher", "the peer wants an eye catcher in each RMBE, which is not supported";
+    /// The kernel did not keep the SYN.
+    SynCookies = 0x5300_0019, "syn-cookies", "the listener answered with a SYN cookie, which has no room for the SMC-R option: its backlog is full";
 }
 
 impl Reason {

@@ -1,3 +1,4 @@
 //! Helpers shared by the end to end tests and by `cargo xtask`.
 
+pub mod lab;
 pub mod scenario;

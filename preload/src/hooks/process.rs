@@ -1,4 +1,4 @@
-//! fork, unshare and setns.
+//! fork, unshare and setns, and the end of the process.
 
 use libc::{c_int, pid_t};
 use redhook::{hook, real};
@@ -7,7 +7,23 @@ use smcr_core::rendezvous::names;
 
 use crate::ops;
 
-super::resolves!(fork, unshare, setns);
+super::resolves!(fork, unshare, setns, _exit, _Exit);
+
+hook! {
+    unsafe fn _exit(status: c_int) => smcr_exit_now {
+        crate::init::process_ends();
+        // SAFETY: the program's own call.
+        unsafe { real!(_exit)(status) }
+    }
+}
+
+hook! {
+    unsafe fn _Exit(status: c_int) => smcr_exit_now_c99 {
+        crate::init::process_ends();
+        // SAFETY: as above.
+        unsafe { real!(_Exit)(status) }
+    }
+}
 
 hook! {
     unsafe fn fork() -> pid_t => smcr_fork {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use libc::{c_int, sockaddr};
 use rustix::io::Errno;
 use smcr_core::Reason;
-use smcr_core::engine::{Connection, Engine, engine};
+use smcr_core::engine::{Admitted, Connecting, Connection, Engine, engine};
 use smcr_core::stat::Role;
 use smcr_core::sys;
 
@@ -156,35 +156,41 @@ pub(crate) fn connect(fd: RawFd, peer: Option<SocketAddr>, call: impl FnOnce() -
     let _errno = real::KeepErrno::new();
     let outcome = if ret == 0 { Ok(()) } else { Err(real::errno()) };
     match engine.connected(&plan, borrow(fd), outcome) {
-        Ok(mut connecting) => {
-            let connection = connecting.connection;
-            let names = names_of(fd, &plain);
-            let stream = StreamRef::new(Arc::clone(&connection));
-            let fallback = stream.clone();
-            connecting.pending.on_tcp = Box::new(move |tcp| back_to_tcp(&fallback, tcp));
-            connection.begin(connecting.pending);
-            let end = connecting.end.as_fd();
-            // All names have the same status.
-            let status = real::fcntl(fd, libc::F_GETFL, 0);
-            let put = |&name: &RawFd| {
-                let cloexec = real::fcntl(name, libc::F_GETFD, 0)? & libc::FD_CLOEXEC != 0;
-                install(name, &stream, end, status?, cloexec)
-            };
-            if set_status(end, status.unwrap_or(BLOCKING)).is_ok()
-                && names.iter().all(|name| put(name).is_ok())
-            {
-                if status.is_ok_and(|status| status & libc::O_ASYNC != 0) {
-                    connection.with_tcp(stop_signals);
-                }
-                engine.watch(&connection);
-            } else {
-                connection.withdraw(Reason::Descriptors);
-            }
-        }
+        Ok(connecting) => begin(connecting, &names_of(fd, &plain), engine),
         Err(Some(reason)) => note_tcp(fd, Role::Client, reason),
         Err(None) => {}
     }
     ret
+}
+
+/// The handshake of a connection begins: puts an end of its readiness pair in the place of the TCP
+/// socket, under all the `names` that it has.
+fn begin(mut connecting: Connecting, names: &[RawFd], engine: &'static Engine) {
+    let connection = connecting.connection;
+    let stream = StreamRef::new(Arc::clone(&connection));
+    let fallback = stream.clone();
+    connecting.pending.on_tcp = Box::new(move |tcp| back_to_tcp(&fallback, tcp));
+    connection.begin(connecting.pending);
+    let end = connecting.end.as_fd();
+    // All names have the same status.
+    let status = match names.first() {
+        Some(&name) => real::fcntl(name, libc::F_GETFL, 0),
+        None => Err(Errno::BADF),
+    };
+    let put = |&name: &RawFd| {
+        let cloexec = real::fcntl(name, libc::F_GETFD, 0)? & libc::FD_CLOEXEC != 0;
+        install(name, &stream, end, status?, cloexec)
+    };
+    if set_status(end, status.unwrap_or(BLOCKING)).is_ok()
+        && names.iter().all(|name| put(name).is_ok())
+    {
+        if status.is_ok_and(|status| status & libc::O_ASYNC != 0) {
+            connection.with_tcp(stop_signals);
+        }
+        engine.watch(&connection);
+    } else {
+        connection.withdraw(Reason::Descriptors);
+    }
 }
 
 /// SIGIO is the readiness pair's to cause, no longer the TCP socket's.
@@ -414,7 +420,8 @@ pub(crate) fn accepted(listener: RawFd, fd: RawFd, flags: c_int) -> RawFd {
         }
     };
     match accepted {
-        Ok(accepted) => {
+        Ok(Admitted::Pending(connecting)) => begin(connecting, &[fd], engine),
+        Ok(Admitted::Moved(accepted)) => {
             let connection: Arc<Connection> = Arc::new(accepted.connection);
             let stream = StreamRef::new(Arc::clone(&connection));
             let end = accepted.end.as_fd();

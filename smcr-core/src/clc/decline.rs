@@ -49,14 +49,15 @@ pub struct Decline {
 }
 
 impl Decline {
-    /// The Decline of this library, in the layout of `version`.
+    /// The Decline of this library, in the layout of `version`; with [`Reason::OutOfSync`] the peer
+    /// is told to forget the link group (RFC 7609 §C.4).
     pub fn new(version: Version, peer_id: PeerId, reason: Reason) -> Self {
         let (os, more) = match version {
             Version::V1 => (OsType::NONE, None),
             Version::V2 => (OsType::LINUX, Some([0; 4])),
         };
         Self {
-            out_of_sync: false,
+            out_of_sync: reason == Reason::OutOfSync,
             peer_id,
             diagnosis: reason.into(),
             os,

@@ -78,6 +78,7 @@ fields! {
     Header = "header";
     EyeCatcher = "leading eye catcher";
     Trailer = "trailing eye catcher";
+    Version = "version";
     Path = "path bits of the header";
     PeerId = "peer ID";
     Gid = "GID";
@@ -101,6 +102,7 @@ fields! {
     RmbeIndex = "RMB element index";
     Token = "alert token";
     RmbeSize = "RMB element size";
+    Mtu = "path MTU";
     Address = "RMB address";
     Psn = "initial packet sequence number";
     Chid = "CHID";

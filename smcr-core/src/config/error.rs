@@ -70,8 +70,20 @@ pub enum ErrorKind {
         /// The valid values.
         range: &'static str,
     },
+    /// A value is not the path of a file.
+    NotAPath {
+        /// The setting.
+        key: &'static str,
+        /// What stands there.
+        value: String,
+    },
     /// `max_memory` has no room for one ring.
     MemoryBelowRing,
+    /// An enterprise ID is none, or is given twice, or there are more than 4.
+    BadUeid(
+        /// What stands there.
+        String,
+    ),
     /// A rule's condition is not of the form `name=value`.
     NotACondition(
         /// What stands there.
@@ -166,8 +178,19 @@ impl fmt::Display for ErrorKind {
             Self::OutOfRange { key, value, range } => {
                 write!(f, "`{key}` is {value}, valid: {range}")
             }
+            Self::NotAPath { key, value } => {
+                write!(
+                    f,
+                    "`{key}` is `{value}`, expected the absolute path of a file"
+                )
+            }
             Self::MemoryBelowRing => f.write_str(
                 "`max_memory` is less than one `ring_size`: raise it or lower the other",
+            ),
+            Self::BadUeid(text) => write!(
+                f,
+                "`{text}` is no list of enterprise IDs: expected 1 to 4 different ones, separated \
+                 by commas, each 1 to 32 of `A-Z 0-9 . -` and the first one a letter or a digit"
             ),
             Self::NotACondition(text) => {
                 write!(

@@ -10,7 +10,13 @@
 //! spin_us = 50                # how long a call spins before it sleeps, 0..=1000
 //! handshake_timeout_ms = 2000 # how long a peer may take for a CLC message, 10..=60000
 //! users = same                # peers on this host: of the same user, or any
+//! ask_networks = 10.1.0.0/16  # peers on other hosts that are asked over UDP, none if not set
 //! default = smc               # when no rule matches: smc or tcp
+//! ueid = TEAM-A,TEAM-B        # SMC-R version 2: with peers that have one in common; none by default
+//! smcr_version = any          # SMC-R: 1, 2 or any
+//! smcr_release = 1            # SMC-R version 2: the highest release, 0 or 1
+//! max_group_connections = 255 # SMC-R: connections in a link group, 16..=255
+//! pnet_table = /etc/smcr-pnet.conf # which RoCE ports serve which network interfaces
 //!
 //! # The first rule that matches decides. A rule matches if all its conditions do; a condition
 //! # does if one of its values does.
@@ -19,6 +25,7 @@
 //! rule smc program=redis-* port=6379 network=127.0.0.0/8,10.1.2.3
 //! ```
 //!
+//! - `ueid`: 1..=4 enterprise IDs, each 1..=32 of `A-Z 0-9 . -`, the first one a letter or a digit.
 //! - `program`: base name or absolute path of the executable, or of the link or script that it was
 //!   started by; `*` stands for any characters.
 //! - `port`: that of the listening end, at both ends of a connection.
@@ -39,13 +46,18 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 pub use error::{ConfigError, ErrorKind};
-use rule::Rule;
 pub use rule::Verdict;
+use rule::{Network, Rule};
 
+use crate::clc::{Bounded, Capabilities, Eid};
+use crate::handshake::rdma::MAX_UEIDS;
 use crate::rawfs;
 
 /// The file that is read when `$SMCR_CONFIG` does not name another.
 pub const DEFAULT_PATH: &str = "/etc/smcr.conf";
+
+/// Where the PNET table is if `pnet_table` does not name another file.
+pub const DEFAULT_PNET_TABLE: &str = "/etc/smcr-pnet.conf";
 
 /// Longest file that is read, in bytes.
 const MAX_FILE: usize = 1 << 20;
@@ -60,7 +72,13 @@ pub struct Config {
     spin_us: u32,
     handshake_timeout_ms: u32,
     users: Users,
+    ask_networks: Vec<Network>,
+    ueids: Bounded<Eid, MAX_UEIDS>,
+    smcr_version: SmcrVersion,
+    smcr_release: u32,
+    max_group_connections: u8,
     default: Verdict,
+    pnet_table: PathBuf,
     rules: Vec<Rule>,
 }
 
@@ -71,6 +89,17 @@ pub enum Users {
     Same,
     /// Those of all users. Each can disturb (not read beyond its connection) the other.
     Any,
+}
+
+/// Which versions of SMC-R are spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SmcrVersion {
+    /// The highest one that the peer speaks, too.
+    Any,
+    /// RFC 7609: RoCEv1, within one subnet.
+    V1,
+    /// RoCEv2, with an enterprise ID in common.
+    V2,
 }
 
 /// A connection about which a verdict is asked.
@@ -92,7 +121,13 @@ impl Default for Config {
             spin_us: 50,
             handshake_timeout_ms: 2000,
             users: Users::Same,
+            ask_networks: Vec::new(),
+            ueids: Bounded::default(),
+            smcr_version: SmcrVersion::Any,
+            smcr_release: 1,
+            max_group_connections: u8::MAX,
             default: Verdict::Smc,
+            pnet_table: DEFAULT_PNET_TABLE.into(),
             rules: Vec::new(),
         }
     }
@@ -214,6 +249,52 @@ impl Config {
         self.users == Users::Any
     }
 
+    /// Whether a peer on another host may be asked by [`crate::signal::networks`]. Both ends have to
+    /// say so of each other.
+    pub fn asks(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.ask_networks.iter().any(|net| net.contains(peer))
+    }
+
+    /// The enterprise IDs, in the order of preference. SMC-R of version 2 is for peers that have one
+    /// of them, too.
+    pub fn ueids(&self) -> &Bounded<Eid, MAX_UEIDS> {
+        &self.ueids
+    }
+
+    /// Whether SMC-R of version 1 may be spoken.
+    pub fn smcr_v1(&self) -> bool {
+        self.smcr_version != SmcrVersion::V2
+    }
+
+    /// Whether SMC-R of version 2 may be spoken: it takes an enterprise ID.
+    pub fn smcr_v2(&self) -> bool {
+        self.smcr_version != SmcrVersion::V1 && !self.ueids.is_empty()
+    }
+
+    /// Whether connections to other hosts may use SMC-R at all.
+    pub fn rdma(&self) -> bool {
+        self.smcr_v1() || self.smcr_v2()
+    }
+
+    /// What an end of a link group of SMC-R version 2 can do, with so many links in it (1..=2).
+    pub fn smcr_capabilities(&self, max_links: u8) -> Capabilities {
+        match self.smcr_release {
+            0 => Capabilities::RELEASE_0,
+            _ => Capabilities::release_1(self.max_group_connections, max_links, 0),
+        }
+    }
+
+    /// Connections in a link group of SMC-R, 16..=255. The next one starts another group.
+    pub fn max_group_connections(&self) -> u8 {
+        self.max_group_connections
+    }
+
+    /// The file with the PNET table: an absolute path. It need not exist.
+    pub fn pnet_table(&self) -> &Path {
+        &self.pnet_table
+    }
+
     fn load_from(
         env: Environment,
         default_path: &str,
@@ -268,7 +349,20 @@ impl fmt::Display for Config {
         writeln!(f, "spin_us = {}", self.spin_us)?;
         writeln!(f, "handshake_timeout_ms = {}", self.handshake_timeout_ms)?;
         writeln!(f, "users = {}", self.users.name())?;
+        if !self.ask_networks.is_empty() {
+            let networks: Vec<String> = self.ask_networks.iter().map(Network::to_string).collect();
+            writeln!(f, "ask_networks = {}", networks.join(","))?;
+        }
+        if let Some((first, others)) = self.ueids.split_first() {
+            write!(f, "ueid = {first}")?;
+            others.iter().try_for_each(|eid| write!(f, ",{eid}"))?;
+            writeln!(f)?;
+        }
+        writeln!(f, "smcr_version = {}", self.smcr_version.name())?;
+        writeln!(f, "smcr_release = {}", self.smcr_release)?;
+        writeln!(f, "max_group_connections = {}", self.max_group_connections)?;
         writeln!(f, "default = {}", self.default.name())?;
+        writeln!(f, "pnet_table = {}", self.pnet_table.display())?;
         self.rules.iter().try_for_each(|rule| writeln!(f, "{rule}"))
     }
 }
@@ -281,6 +375,19 @@ impl Users {
         match self {
             Self::Same => "same",
             Self::Any => "any",
+        }
+    }
+}
+
+impl SmcrVersion {
+    const ALL: &[Self] = &[Self::Any, Self::V1, Self::V2];
+
+    /// The word in the file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::V1 => "1",
+            Self::V2 => "2",
         }
     }
 }

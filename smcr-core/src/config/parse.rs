@@ -1,10 +1,13 @@
 //! From text to [`Config`].
 
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use super::error::{ErrorKind, nearest};
-use super::rule::{Rule, VERDICTS, Verdict};
-use super::{Config, Users};
+use super::rule::{Network, Rule, VERDICTS, Verdict};
+use super::{Config, SmcrVersion, Users};
+use crate::clc::{Bounded, Eid};
+use crate::handshake::rdma::MAX_UEIDS;
 
 /// All settings.
 pub(super) const KEYS: &[&str] = &[
@@ -14,11 +17,19 @@ pub(super) const KEYS: &[&str] = &[
     "spin_us",
     "handshake_timeout_ms",
     "users",
+    "ask_networks",
+    "ueid",
+    "smcr_version",
+    "smcr_release",
+    "max_group_connections",
     "default",
+    "pnet_table",
     "rule",
 ];
 
 const USERS: &[&str] = &["same", "any"];
+
+const SMCR_VERSIONS: &[&str] = &["any", "1", "2"];
 
 const RING_SIZES: &str = "16K, 32K, 64K, ... 512M (powers of two)";
 
@@ -97,7 +108,22 @@ fn parse_line(
             config.handshake_timeout_ms = parse_number(key, value, 10..=60000, "10..=60000")?;
         }
         "users" => config.users = Users::ALL[parse_word(key, value, USERS)?],
+        "ask_networks" => {
+            let networks = value.split(',').map(|text| Network::parse(text.trim()));
+            config.ask_networks = networks.collect::<Result<_, _>>()?;
+        }
+        "ueid" => config.ueids = parse_ueids(value)?,
+        "smcr_version" => {
+            config.smcr_version = SmcrVersion::ALL[parse_word(key, value, SMCR_VERSIONS)?];
+        }
+        "smcr_release" => config.smcr_release = parse_number(key, value, 0..=1, "0..=1")?,
+        "max_group_connections" => {
+            let number = parse_number(key, value, 16..=255, "16..=255")?;
+            config.max_group_connections =
+                u8::try_from(number).map_err(|_| out_of_range(key, value, "16..=255"))?;
+        }
         "default" => config.default = Verdict::ALL[parse_word(key, value, VERDICTS)?],
+        "pnet_table" => config.pnet_table = parse_path(key, value)?,
         // `rule = ...`
         _ => return Err(ErrorKind::NotASetting),
     }
@@ -144,6 +170,31 @@ pub(super) fn parse_word(
         valid,
         nearest: nearest(word, valid),
     })
+}
+
+/// Enterprise IDs, separated by commas.
+fn parse_ueids(value: &str) -> Result<Bounded<Eid, MAX_UEIDS>, ErrorKind> {
+    let mut eids: Vec<Eid> = Vec::new();
+    for name in value.split(',').map(str::trim) {
+        let bad = || ErrorKind::BadUeid(name.to_owned());
+        let eid = Eid::new(name).map_err(|_| bad())?;
+        if eids.contains(&eid) {
+            return Err(bad());
+        }
+        eids.push(eid);
+    }
+    Bounded::new(eids).ok_or_else(|| ErrorKind::BadUeid(value.to_owned()))
+}
+
+/// The path of a file. Programs run in all directories, so a relative one would mean many files.
+fn parse_path(key: &'static str, value: &str) -> Result<PathBuf, ErrorKind> {
+    if !value.starts_with('/') || value.ends_with('/') || value.contains('\0') {
+        return Err(ErrorKind::NotAPath {
+            key,
+            value: value.to_owned(),
+        });
+    }
+    Ok(value.into())
 }
 
 /// A number in digits.

@@ -34,7 +34,7 @@ pub(super) struct Rule {
 
 /// A network in CIDR notation; `bits` beyond the prefix are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Network {
+pub(super) struct Network {
     address: IpAddr,
     prefix: u8,
 }
@@ -131,7 +131,7 @@ fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, ErrorKind> {
 }
 
 impl Network {
-    fn parse(text: &str) -> Result<Self, ErrorKind> {
+    pub(super) fn parse(text: &str) -> Result<Self, ErrorKind> {
         let bad = || ErrorKind::BadNetwork(text.to_owned());
         let (address, prefix) = match text.split_once('/') {
             Some((address, prefix)) => (address, Some(prefix)),
@@ -167,7 +167,8 @@ impl Network {
         Ok(network)
     }
 
-    fn contains(&self, address: IpAddr) -> bool {
+    /// `address` is in canonical form.
+    pub(super) fn contains(&self, address: IpAddr) -> bool {
         let same_family = self.address.is_ipv4() == address.is_ipv4();
         same_family && masked(address, self.prefix) == self.address
     }

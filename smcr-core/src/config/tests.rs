@@ -5,10 +5,17 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Config, ConfigError, Environment, ErrorKind, Query, Users, Verdict};
+use super::{Config, ConfigError, Environment, ErrorKind, Query, SmcrVersion, Users, Verdict};
+use crate::clc::{Bounded, Capabilities, Eid};
+use crate::handshake::rdma::MAX_UEIDS;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(text, Path::new("test.conf"))
+}
+
+fn ueids(names: &[&str]) -> Bounded<Eid, MAX_UEIDS> {
+    let eids = names.iter().map(|name| Eid::new(name).unwrap());
+    Bounded::new(eids.collect()).unwrap()
 }
 
 fn error(text: &str) -> String {
@@ -36,7 +43,9 @@ fn nothing_means_the_defaults() {
 #[test]
 fn every_setting_is_read() {
     let text = "ring_size=1M # inline\nmax_connections =10\r\nmax_memory\t= 2g\nspin_us = 0\n\
-                handshake_timeout_ms = 10\n  users = any\ndefault = tcp";
+                handshake_timeout_ms = 10\n  users = any\ndefault = tcp\n\
+                 ueid = TEAM-A, B.2\nsmcr_version = 2\nsmcr_release=0\nmax_group_connections=16\n\
+                 pnet_table = /run/my nets # odd, but a name";
     let expected = Config {
         ring_size: 1 << 20,
         max_connections: 10,
@@ -44,11 +53,17 @@ fn every_setting_is_read() {
         spin_us: 0,
         handshake_timeout_ms: 10,
         users: Users::Any,
+        ueids: ueids(&["TEAM-A", "B.2"]),
+        smcr_version: SmcrVersion::V2,
+        smcr_release: 0,
+        max_group_connections: 16,
         default: Verdict::Tcp,
+        pnet_table: "/run/my nets".into(),
         ..Config::default()
     };
     let config = parse(text).unwrap();
     assert_eq!(config, expected);
+    assert_eq!(parse(&config.to_string()).unwrap(), expected);
     assert_eq!(
         (config.ring_size(), config.max_memory()),
         (1 << 20, 2 << 30)
@@ -59,6 +74,57 @@ fn every_setting_is_read() {
         (Duration::ZERO, Users::Any)
     );
     assert_eq!(config.handshake_timeout(), Duration::from_millis(10));
+    assert_eq!(config.ueids().len(), 2);
+    assert_eq!(config.max_group_connections(), 16);
+    assert_eq!(config.smcr_capabilities(1), Capabilities::RELEASE_0);
+}
+
+#[test]
+fn versions_of_smcr() {
+    for (text, v1, v2) in [
+        ("", true, false), // as in Linux: no enterprise ID, no version 2
+        ("ueid = A", true, true),
+        ("ueid = A\nsmcr_version = 1", true, false),
+        ("ueid = A\nsmcr_version = 2", false, true),
+        ("smcr_version = 2", false, false),
+    ] {
+        let config = parse(text).unwrap();
+        assert_eq!((config.smcr_v1(), config.smcr_v2()), (v1, v2), "{text}");
+    }
+    let config = parse("max_group_connections = 20").unwrap();
+    let capabilities = Capabilities::release_1(20, 2, 0);
+    assert_eq!(config.smcr_capabilities(2), capabilities);
+}
+
+#[test]
+fn enterprise_ids_are_checked() {
+    let long = "A".repeat(33);
+    for value in ["", "a", "-A", "A B", "A,", "A,A", "A,B,C,D,E", &long, "Ä"] {
+        let message = error(&format!("ueid = {value}"));
+        assert!(message.contains("enterprise IDs"), "{message}");
+    }
+    assert!(parse(&format!("ueid = {}", "A".repeat(32))).is_ok());
+}
+
+#[test]
+fn networks_that_are_asked() {
+    let asks = |text: &str, peer: &str| {
+        let peer: IpAddr = peer.parse().unwrap();
+        parse(text).unwrap().asks(peer)
+    };
+    assert!(!asks("", "10.1.2.3"), "nobody, unless told so");
+    let text = "ask_networks = 10.1.0.0/16, fd00::/8,192.0.2.7";
+    for peer in ["10.1.2.3", "::ffff:10.1.2.3", "fd12::1", "192.0.2.7"] {
+        assert!(asks(text, peer), "{peer}");
+    }
+    for peer in ["10.2.2.3", "::1", "127.0.0.1", "192.0.2.8"] {
+        assert!(!asks(text, peer), "{peer}");
+    }
+    let config = parse(text).unwrap();
+    assert_eq!(parse(&config.to_string()).unwrap(), config);
+    for text in ["", "10.1.0.0/16,", "10.1.0.1/16", "x"] {
+        error(&format!("ask_networks = {text}"));
+    }
 }
 
 #[test]

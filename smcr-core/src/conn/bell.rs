@@ -26,7 +26,7 @@ use crate::sys;
 const SNDBUF: i32 = 4096;
 
 /// Unread bells that make the sending end unwritable.
-pub(super) const BLOCKED: u32 = 3;
+pub(crate) const BLOCKED: u32 = 3;
 
 /// More bells than can ever be unread; bounds loops whose count a peer can write.
 const MANY: u32 = 64;
@@ -50,7 +50,7 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
 /// # Errors
 /// `EPIPE` or `ECONNRESET` when nobody holds the other end any more. A full queue is no error:
 /// the peer is readable then.
-pub(super) fn ring(fd: BorrowedFd<'_>, control: &RmbeControl) -> Result<(), Errno> {
+pub(crate) fn ring(fd: BorrowedFd<'_>, control: &RmbeControl) -> Result<(), Errno> {
     // Counted first: the reader may drain the packet before this thread runs again.
     control.bells.fetch_add(1, Ordering::Relaxed);
     PUBLISHER.count(Counter::Doorbells);
@@ -69,7 +69,7 @@ pub(super) fn ring(fd: BorrowedFd<'_>, control: &RmbeControl) -> Result<(), Errn
 
 /// Takes `count` bells out of our end, or as many as there are.
 #[inline]
-pub(super) fn drain(fd: BorrowedFd<'_>, control: &RmbeControl, count: u32) {
+pub(crate) fn drain(fd: BorrowedFd<'_>, control: &RmbeControl, count: u32) {
     if count > 0 {
         drain_slow(fd, control, count);
     }
@@ -104,7 +104,7 @@ pub(super) fn drain_all(fd: BorrowedFd<'_>, control: &RmbeControl) {
 
 /// Makes our end unwritable until the peer drains: `count` bells are unread afterwards, or as
 /// many as fit.
-pub(super) fn block(fd: BorrowedFd<'_>, control: &RmbeControl, count: u32) -> Result<(), Errno> {
+pub(crate) fn block(fd: BorrowedFd<'_>, control: &RmbeControl, count: u32) -> Result<(), Errno> {
     for _ in 0..count {
         control.bells.fetch_add(1, Ordering::Relaxed);
         if let Err(errno) = sys::send(fd, &[], libc::MSG_DONTWAIT) {
@@ -121,7 +121,7 @@ pub(super) fn block(fd: BorrowedFd<'_>, control: &RmbeControl, count: u32) -> Re
 
 /// What the kernel knows of the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Hangup {
+pub(crate) enum Hangup {
     /// It is open.
     None,
     /// It was shut down for sending.
@@ -131,12 +131,17 @@ pub(super) enum Hangup {
 }
 
 /// Asks the kernel whether the other end was shut down or closed.
-pub(super) fn hung_up(fd: BorrowedFd<'_>) -> Hangup {
+pub(crate) fn hung_up(fd: BorrowedFd<'_>) -> Hangup {
     match sys::poll_one(fd, libc::POLLRDHUP, Some(0)) {
         Ok(events) if events & libc::POLLHUP != 0 => Hangup::Full,
         Ok(events) if events & libc::POLLRDHUP != 0 => Hangup::Half,
         _ => Hangup::None,
     }
+}
+
+/// Whether nobody holds the other end any more.
+pub(crate) fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
+    hung_up(fd) == Hangup::Full
 }
 
 /// Makes an end unwritable before there is a ring: the peer's library empties the queue when it

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::smc::Smc;
+use super::smc::{Home, Smc};
 use crate::group::LinkGroup;
 use crate::shm::{LocalRef, Rx, Tx, flag};
 
@@ -16,7 +16,7 @@ impl Smc {
     /// Puts together a stream from the parts that came over exec, as they are.
     pub(crate) fn adopt(tx: Tx, rx: Rx, local: LocalRef, group: Arc<LinkGroup>) -> Self {
         let prod = local.prod.load(Ordering::Relaxed);
-        let mut smc = Self::new(tx, rx, local, group, prod);
+        let mut smc = Self::new(tx, rx, local, Home::Shm(group), prod);
         // As in the child of a fork: the books about this RMBE are somebody else's.
         smc.made_by = usize::MAX;
         // The old image may have left that for later.

@@ -9,4 +9,5 @@ pub mod spin;
 mod tx;
 
 pub use rx::{Arming, Received};
-pub use smc::Smc;
+pub(crate) use smc::state;
+pub use smc::{Home, Smc};

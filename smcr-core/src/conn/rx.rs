@@ -54,7 +54,10 @@ impl Smc {
         }
         if flags & libc::MSG_DONTWAIT == 0 && self.is_quiet() && !self.is_nonblocking() {
             // Nothing to take the lock for.
-            spin::spin(&self.local.spin_ns, || !self.is_quiet());
+            spin::spin(&self.local.spin_ns, || {
+                self.poll_wire();
+                !self.is_quiet()
+            });
         }
         loop {
             match self.recv_some(fd, sink, flags, peeked, arming) {
@@ -208,6 +211,7 @@ impl Smc {
                 unarmed: false,
             });
         }
+        self.tell_wire_of_reading();
         let empty = done == available;
         if wake_writer {
             control.writer_waiting.store(0, Ordering::Relaxed);
@@ -221,6 +225,16 @@ impl Smc {
             bytes: done,
             unarmed: !arm_now && control.armed.load(Ordering::Relaxed) == 0,
         })
+    }
+
+    /// Something was consumed: the wire has to know when the peer waits for it.
+    #[inline]
+    fn tell_wire_of_reading(&self) {
+        if let Some(wire) = self.wire() {
+            let consumed = self.local.cons.load(Ordering::Relaxed);
+            let produced = self.rx.control().prod.load(Ordering::Relaxed);
+            wire.consumed(consumed, produced, self.rx.size());
+        }
     }
 
     /// Whether this receive leaves data in the ring, and a bell that tells of them: no more bells
@@ -272,6 +286,7 @@ impl Smc {
         has_some: bool,
     ) -> Result<(), Errno> {
         let something = || {
+            self.poll_wire();
             self.rx.available(&self.local).is_ok_and(|n| n > peeked)
                 || self.see_flags()
                 || self.state() & state::READ_SHUT != 0
@@ -404,6 +419,7 @@ impl Smc {
             .urgent_byte
             .store(Local::URGENT_READ, Ordering::Relaxed);
         let _ = self.rx.consume(&self.local, 1);
+        self.tell_wire_of_reading();
         available - 1
     }
 

@@ -12,10 +12,18 @@ use rustix::io::Errno;
 use super::bell::{self, Hangup};
 use crate::forks;
 use crate::group::{Holders, LinkGroup};
+use crate::rdma::Handle;
 use crate::shm::{BadCursor, LocalRef, Rx, Tx, flag, ring};
+use crate::stat::Mode;
 
 /// Bits of [`crate::shm::Local::state`].
-pub(super) mod state {
+pub(crate) mod state {
+    use std::sync::atomic::Ordering;
+
+    use rustix::io::Errno;
+
+    use crate::shm::Local;
+
     /// The program shut down sending.
     pub(in crate::conn) const WRITE_SHUT: u32 = 1;
     /// The program shut down receiving.
@@ -28,9 +36,28 @@ pub(super) mod state {
     pub(in crate::conn) const RESET: u32 = 16;
     /// Data was sent after the peer had closed: TCP would have got a RST for it.
     pub(in crate::conn) const DROPPED: u32 = 32;
+
+    /// The connection is dead, as after a RST; its next call says `errno`.
+    pub(crate) fn reset(local: &Local, errno: Errno) {
+        if local.state.load(Ordering::Acquire) & RESET == 0 {
+            let raw = errno.raw_os_error() as u32;
+            local.error.store(raw, Ordering::Relaxed);
+            let bits = RESET | PEER_EOF | PEER_CLOSED;
+            local.state.fetch_or(bits, Ordering::AcqRel);
+        }
+    }
 }
 
-/// A connection over the shared-memory fabric.
+/// Who keeps the memory of a connection, and what is at the other end of its rings.
+#[derive(Debug, Clone)]
+pub enum Home {
+    /// The peer process itself.
+    Shm(Arc<LinkGroup>),
+    /// The wire: the rings are filled and emptied by RDMA.
+    Rdma(Handle),
+}
+
+/// A connection that moved to SMC: two rings in shared memory.
 ///
 /// `fd` in its methods is the program's descriptor, an end of the readiness pair.
 #[derive(Debug)]
@@ -38,7 +65,7 @@ pub struct Smc {
     pub(super) tx: Tx,
     pub(super) rx: Rx,
     pub(super) local: LocalRef,
-    pub(super) group: Arc<LinkGroup>,
+    pub(super) home: Home,
     /// The engine that made the connection; other processes, which got it by fork, have another.
     pub(super) made_by: usize,
     /// The peer wrote something impossible.
@@ -55,13 +82,13 @@ pub struct Smc {
 impl Smc {
     /// Joins the two rings. `sent` bytes went over TCP before the switch (client) or were put
     /// into our ring already (server: they are in `rx`).
-    pub fn new(tx: Tx, rx: Rx, local: LocalRef, group: Arc<LinkGroup>, sent: u64) -> Self {
+    pub fn new(tx: Tx, rx: Rx, local: LocalRef, home: Home, sent: u64) -> Self {
         local.prod.store(sent, Ordering::Relaxed);
         Self {
             tx,
             rx,
             local,
-            group,
+            home,
             made_by: crate::engine::identity(),
             bad_cursor: AtomicBool::new(false),
             edges: AtomicBool::new(false),
@@ -71,9 +98,55 @@ impl Smc {
         }
     }
 
-    /// The link group.
-    pub fn group(&self) -> &Arc<LinkGroup> {
-        &self.group
+    /// Who keeps its memory.
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// The number of its link group in this process.
+    pub fn group_id(&self) -> u32 {
+        match &self.home {
+            Home::Shm(group) => group.id(),
+            Home::Rdma(handle) => handle.group_id(),
+        }
+    }
+
+    /// What carries its bytes.
+    pub fn mode(&self) -> Mode {
+        match &self.home {
+            Home::Shm(_) => Mode::Shm,
+            Home::Rdma(_) => Mode::Rdma,
+        }
+    }
+
+    /// The wire, if it is this process that keeps it.
+    #[inline]
+    pub(super) fn wire(&self) -> Option<&Handle> {
+        match &self.home {
+            Home::Rdma(handle) if handle.is_local() => Some(handle),
+            _ => None,
+        }
+    }
+
+    /// The end of the TCP connection behind it was seen.
+    pub(crate) fn conn_id(&self) -> Option<crate::rdma::ConnId> {
+        self.wire().map(Handle::id)
+    }
+
+    /// Looks whether something came over the wire. To be called while waiting awake.
+    #[inline]
+    pub fn poll_wire(&self) {
+        if let Some(wire) = self.wire() {
+            wire.poll();
+        }
+    }
+
+    /// Has the wire look at what this end did.
+    #[inline]
+    pub(crate) fn kick_wire(&self) {
+        if let Some(wire) = self.wire() {
+            wire.kick();
+        }
     }
 
     /// Bytes sent and received since the connection began.
@@ -227,11 +300,7 @@ impl Smc {
 
     /// The connection is dead, as after a RST.
     fn reset(&self, errno: Errno) {
-        use state::*;
-        if self.state() & RESET == 0 {
-            self.set_error(errno);
-            self.add_state(RESET | PEER_EOF | PEER_CLOSED);
-        }
+        state::reset(&self.local, errno);
     }
 
     /// The peer lied about its cursors.
@@ -422,6 +491,7 @@ impl Smc {
         if read {
             self.add_state(state::READ_SHUT);
         }
+        self.kick_wire();
         // The kernel tells the peer, and wakes whoever sleeps on our own end. Shutting down our
         // own receiving side also wakes our own sleepers.
         let how = match (read, write) {
@@ -439,15 +509,19 @@ impl Smc {
         let made_here = self.made_by == crate::engine::identity();
         if self.local.processes.fetch_sub(1, Ordering::AcqRel) != 1 {
             // Another process of the family goes on with it.
-            if made_here {
-                let first = self.first_fork.load(Ordering::Relaxed);
-                let holders = Holders {
-                    local: self.local.clone(),
-                    peer: Some(self.tx.clone()),
-                    count: self.forks.load(Ordering::Relaxed),
-                    forks: first..=forks::last(),
-                };
-                self.group.hand_over(&self.rx, holders);
+            match &self.home {
+                Home::Shm(group) if made_here => {
+                    let first = self.first_fork.load(Ordering::Relaxed);
+                    let holders = Holders {
+                        local: self.local.clone(),
+                        peer: Some(self.tx.clone()),
+                        count: self.forks.load(Ordering::Relaxed),
+                        forks: first..=forks::last(),
+                    };
+                    group.hand_over(&self.rx, holders);
+                }
+                Home::Rdma(handle) if handle.is_local() => handle.leave(),
+                _ => {}
             }
             return;
         }
@@ -457,17 +531,22 @@ impl Smc {
         } else {
             flag::CLOSED
         };
-        if made_here {
-            self.group.release_peer(&self.tx);
+        if let (Home::Shm(group), true) = (&self.home, made_here) {
+            group.release_peer(&self.tx);
         }
         self.tx
             .control()
             .tx_flags
             .fetch_or(flags | flag::RELEASED, Ordering::AcqRel);
-        // A child's copy of the group is not the one that hands out RMBEs.
-        if made_here {
-            self.group.release(&self.rx);
-            self.local.arena().give_back(&self.local);
+        match &self.home {
+            // A child's copy of the group is not the one that hands out RMBEs.
+            Home::Shm(group) if made_here => {
+                group.release(&self.rx);
+                self.local.arena().give_back(&self.local);
+            }
+            Home::Shm(_) => {}
+            // It goes on until the last byte is delivered, and frees everything then.
+            Home::Rdma(_) => self.kick_wire(),
         }
     }
 
@@ -481,6 +560,9 @@ impl Smc {
     pub fn inherited(&self) {
         self.local.passed_on.fetch_add(1, Ordering::AcqRel);
         self.local.processes.fetch_add(1, Ordering::AcqRel);
+        if let Some(wire) = self.wire() {
+            wire.share();
+        }
     }
 
     /// A child gets the connection by the fork of this number.

@@ -30,7 +30,11 @@ impl Smc {
     ) -> Result<usize, Errno> {
         let mut sent = 0;
         loop {
-            match self.send_some(fd, source, flags) {
+            let some = self.send_some(fd, source, flags);
+            if some != Ok(0) {
+                self.kick_wire();
+            }
+            match some {
                 Ok(taken) => sent += taken,
                 Err(Errno::AGAIN) if flags & libc::MSG_DONTWAIT == 0 && !self.is_nonblocking() => {
                     if let Err(errno) = self.wait_writable(fd) {
@@ -164,7 +168,10 @@ impl Smc {
     /// Waits until there is space, awake or asleep.
     #[cold]
     fn wait_writable(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
-        let has_space = || self.tx.free(&self.local, 1) != Ok(0) || self.see_flags_closed();
+        let has_space = || {
+            self.poll_wire();
+            self.tx.free(&self.local, 1) != Ok(0) || self.see_flags_closed()
+        };
         if spin::spin(&self.local.spin_ns, has_space) {
             return Ok(());
         }

@@ -8,21 +8,30 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
-use super::{Connection, Engine, addresses};
+use super::wire::RdmaPending;
+use super::{Connection, Engine, addresses, on_this_host};
 use crate::conn::bell;
-use crate::handshake::ClientHandshake;
+use crate::handshake::ShmClient;
 use crate::rendezvous::names::{self, CallListener};
 use crate::rendezvous::syn::{self, Window};
 use crate::shm::Rx;
 use crate::stat::{ConnInfo, Mode, Role, State};
 use crate::{Reason, fds, sys};
 
-/// A connect() that may lead to SMC: the SYN will carry the hint.
+/// A connect() that may lead to SMC: the SYN says so.
 #[derive(Debug)]
-pub struct ConnectPlan {
-    began: Instant,
-    peer: SocketAddr,
-    ttl: i32,
+pub struct ConnectPlan(How);
+
+#[derive(Debug)]
+enum How {
+    /// By the hint for a listener on this host.
+    Shm {
+        began: Instant,
+        peer: SocketAddr,
+        ttl: i32,
+    },
+    /// By the TCP option of RFC 7609.
+    Rdma { peer: SocketAddr },
 }
 
 /// A connection that is TCP, and becomes SMC if the server's library calls.
@@ -46,12 +55,15 @@ pub struct Pending {
     /// Called, from any thread, if the connection stays TCP after all: has to put the TCP socket
     /// it is given in the place of the readiness pair.
     pub on_tcp: Box<dyn Fn(BorrowedFd<'_>) + Send + Sync>,
-    pub(super) window: Window,
+    /// What there is only for RDMA.
+    pub(super) rdma: Option<Box<RdmaPending>>,
+    /// The rest there is only for shared memory.
+    pub(super) window: Option<Window>,
     pub(super) listener: Option<CallListener>,
     pub(super) channel: Option<OwnedFd>,
     /// The server's end of the readiness pair, until it is on its way.
     pub(super) server_end: Option<OwnedFd>,
-    pub(super) handshake: Option<ClientHandshake>,
+    pub(super) handshake: Option<ShmClient>,
     pub(super) buffer: Option<(Arc<crate::group::LinkGroup>, Rx)>,
 }
 
@@ -59,6 +71,27 @@ impl Pending {
     /// The address of this end.
     pub fn local(&self) -> SocketAddr {
         self.local
+    }
+
+    /// Whether our SYN can have carried this time stamp.
+    pub(super) fn knows(&self, tsval: u32) -> bool {
+        self.window.is_some_and(|window| window.contains(tsval))
+    }
+
+    pub(super) fn over_rdma(local: SocketAddr, peer: SocketAddr, rdma: Box<RdmaPending>) -> Self {
+        Self {
+            local,
+            peer,
+            early: 0,
+            on_tcp: Box::new(|_| {}),
+            rdma: Some(rdma),
+            window: None,
+            listener: None,
+            channel: None,
+            server_end: None,
+            handshake: None,
+            buffer: None,
+        }
     }
 }
 
@@ -86,17 +119,21 @@ impl Engine {
     ) -> Result<ConnectPlan, Reason> {
         self.allow(peer.port(), peer.ip())?;
         if !names::is_present(peer.port()) {
-            return Err(Reason::PeerNoSmc);
+            return if self.ask_for_rdma(fd, peer) {
+                Ok(ConnectPlan(How::Rdma { peer }))
+            } else {
+                Err(Reason::PeerNoSmc)
+            };
         }
         let ipv6 = peer.is_ipv6();
         if !syn::set_hint(fd, ipv6) {
             return Err(Reason::Unsupported);
         }
-        Ok(ConnectPlan {
+        Ok(ConnectPlan(How::Shm {
             began: Instant::now(),
             peer,
             ttl,
-        })
+        }))
     }
 
     /// The program's connect() returned `outcome`. If the TCP connection is established, makes
@@ -110,7 +147,18 @@ impl Engine {
         fd: BorrowedFd<'_>,
         outcome: Result<(), Errno>,
     ) -> Result<Connecting, Option<Reason>> {
-        syn::clear_hint(fd, plan.peer.is_ipv6(), plan.ttl);
+        let (began, asked, ttl) = match plan.0 {
+            How::Shm { began, peer, ttl } => (began, peer, ttl),
+            How::Rdma { peer } => {
+                let is_there = match outcome {
+                    Ok(()) => true,
+                    Err(Errno::INPROGRESS) => false,
+                    Err(_) => return Err(None),
+                };
+                return self.connecting_rdma(fd, peer, is_there).map_err(Some);
+            }
+        };
+        syn::clear_hint(fd, asked.is_ipv6(), ttl);
         match outcome {
             Ok(()) => {}
             Err(Errno::INPROGRESS) if is_established(fd) => {}
@@ -125,22 +173,20 @@ impl Engine {
                 Reason::Internal
             })
         };
-        let (local, peer) = match plan.peer {
+        let (local, peer) = match asked {
             // Where we went is where we are.
             SocketAddr::V4(v4) if !v4.ip().is_unspecified() => {
                 let local = rustix::net::getsockname(fd).map_err(internal)?;
                 let local = local.try_into().map_err(|_| Some(Reason::Internal))?;
-                (local, plan.peer)
+                (local, asked)
             }
             _ => addresses(fd).map_err(internal)?,
         };
-        if local.ip().to_canonical() != peer.ip().to_canonical()
-            && !peer.ip().to_canonical().is_loopback()
-        {
+        if !on_this_host(peer, local) {
             // Somebody on this host listens on the same port, but this is not where we went.
             return Err(Some(Reason::PeerNoSmc));
         }
-        let window = Window::now(fd, plan.began).ok_or(Some(Reason::Unsupported))?;
+        let window = Window::now(fd, began).ok_or(Some(Reason::Unsupported))?;
         let listener = CallListener::bind(local, peer).map_err(internal)?;
         if !fds::reserve() {
             return Err(Some(Reason::Descriptors));
@@ -163,7 +209,8 @@ impl Engine {
             peer,
             early: 0,
             on_tcp: Box::new(|_| {}),
-            window,
+            rdma: None,
+            window: Some(window),
             listener: Some(listener),
             channel: None,
             server_end: Some(server_end),

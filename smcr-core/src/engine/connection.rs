@@ -171,11 +171,7 @@ impl Connection {
         if self.slot().is_current() {
             return;
         }
-        let mode = if self.smc().is_some() {
-            Mode::Shm
-        } else {
-            Mode::Tcp
-        };
+        let mode = self.smc().map_or(Mode::Tcp, Smc::mode);
         let slot = PUBLISHER.add(&ConnInfo {
             mode,
             state: State::Active,
@@ -191,6 +187,10 @@ impl Connection {
     /// Which end of the connection this is.
     pub(super) fn role(&self) -> Role {
         self.info.role
+    }
+
+    pub(super) fn is_server(&self) -> bool {
+        self.info.role == Role::Server
     }
 
     /// Notes in the statistics how far the stream is.
@@ -277,8 +277,11 @@ impl Connection {
                 return Ok(Early::Sent(sent));
             }
             // Held back: the peer may be about to accept.
+            let over_rdma = self.is_over_rdma();
             if nonblocking {
-                engine.helper_deadline(self, EARLY_WAIT);
+                if !over_rdma {
+                    engine.helper_deadline(self, EARLY_WAIT);
+                }
                 crate::conn::bell::fill(fd);
                 return if sent > 0 {
                     Ok(Early::Sent(sent))
@@ -286,7 +289,12 @@ impl Connection {
                     Err(Errno::AGAIN)
                 };
             }
-            let left = EARLY_WAIT.saturating_sub(began.elapsed());
+            let wait = if over_rdma {
+                engine.longest_handshake()
+            } else {
+                EARLY_WAIT
+            };
+            let left = wait.saturating_sub(began.elapsed());
             if left.is_zero() {
                 self.withdraw(Reason::EarlyData);
             } else {
@@ -306,6 +314,21 @@ impl Connection {
         };
         let mut sent = 0;
         let mut piece = [0u8; 2048];
+        if let Some(rdma) = &mut pending.rdma {
+            // The peer expects CLC on the TCP stream.
+            while source.left() > 0 && rdma.held() < EARLY_MAX as usize {
+                let room = EARLY_MAX as usize - rdma.held();
+                let len = source.left().min(room).min(piece.len());
+                // SAFETY: `piece` has room for `len`.
+                let taken = unsafe { source.take(piece.as_mut_ptr(), len) }?;
+                if taken == 0 {
+                    break;
+                }
+                rdma.hold(&piece[..taken]);
+                sent += taken;
+            }
+            return Ok(Some(sent));
+        }
         while source.left() > 0 && pending.early < EARLY_MAX {
             let room = (EARLY_MAX - pending.early) as usize;
             let len = source.left().min(room).min(piece.len());
@@ -336,12 +359,64 @@ impl Connection {
     /// the phase is SMC or TCP.
     pub fn withdraw(&self, reason: Reason) {
         self.wait_decided();
+        if self.is_over_rdma() {
+            return self.wait_for_rdma(reason);
+        }
         let mut guard = self.pending.lock();
         if self.phase() == Phase::Pending {
             self.to_tcp(&mut guard, reason);
         }
         drop(guard);
         self.wait_decided();
+    }
+
+    /// Whether a handshake for RDMA is pending.
+    fn is_over_rdma(&self) -> bool {
+        let guard = self.pending.lock();
+        guard.as_ref().is_some_and(|pending| pending.rdma.is_some())
+    }
+
+    /// Waits until a pending handshake for RDMA is decided; there is no way back from it alone.
+    fn wait_for_rdma(&self, reason: Reason) {
+        if let Some(engine) = super::engine() {
+            self.wait_for_peer(engine.longest_handshake());
+        }
+        self.give_up_rdma(reason);
+    }
+
+    /// Ends a pending handshake for RDMA that nobody wants to wait for any longer: the connection
+    /// is reset.
+    pub(super) fn give_up_rdma(&self, reason: Reason) {
+        let mut guard = self.pending.lock();
+        if self.phase() != Phase::Pending {
+            return;
+        }
+        let rdma = guard.as_mut().and_then(|pending| pending.rdma.take());
+        if let (Some(mut rdma), Some(engine), Some(tcp)) = (rdma, super::engine(), self.tcp()) {
+            super::helper::disconnect(tcp);
+            engine.forget_rdma(self, &mut rdma);
+            self.to_tcp(&mut guard, reason);
+        }
+    }
+
+    /// When the pending handshake for RDMA, if there is one, has to go on.
+    pub(super) fn rdma_timeout(&self) -> Option<Instant> {
+        self.pending.lock().as_ref()?.rdma.as_ref()?.poll_timeout()
+    }
+
+    /// The program closes while a handshake for RDMA is pending: it goes on, so that what was sent
+    /// is delivered. False if there is none.
+    fn close_later(&self, abort: bool) -> bool {
+        let mut guard = self.pending.lock();
+        let pending = guard.as_mut().filter(|_| self.phase() == Phase::Pending);
+        let Some(pending) = pending else { return false };
+        let Some(rdma) = &mut pending.rdma else {
+            return false;
+        };
+        rdma.close(abort);
+        // The program's descriptor is no more.
+        pending.on_tcp = Box::new(|_| {});
+        true
     }
 
     /// The stream stays on TCP: the program's descriptor becomes the TCP socket again.
@@ -374,7 +449,7 @@ impl Connection {
 
     /// The handshake succeeded. `confirm` tells the peer, when everything is in place.
     pub(super) fn set_smc(&self, smc: Smc, confirm: impl FnOnce()) {
-        let group = smc.group().id();
+        let group = smc.group_id();
         if self.smc.set(smc).is_err() {
             log::error!("a connection moved to SMC twice");
         }
@@ -418,10 +493,11 @@ impl Connection {
     }
 
     fn count_smc(&self) {
-        self.slot().set_mode(Mode::Shm);
+        let mode = self.smc.get().map_or(Mode::Tcp, Smc::mode);
+        self.slot().set_mode(mode);
         self.slot().set_state(State::Active);
         self.slot().set_reason(None);
-        PUBLISHER.count(Counter::ConnectionsShm);
+        PUBLISHER.count(mode.counter());
         PUBLISHER.count(Counter::HandshakesDone);
     }
 
@@ -460,7 +536,9 @@ impl Connection {
     /// The last descriptor of this process for the connection is about to be closed. `abort`: by
     /// a reset. To be called before the descriptor itself is closed.
     pub fn close(&self, abort: bool) {
-        self.withdraw(Reason::Ended);
+        if !self.close_later(abort) {
+            self.withdraw(Reason::Ended);
+        }
         if let Some(smc) = self.smc() {
             self.note_bytes(smc);
             smc.close(abort);

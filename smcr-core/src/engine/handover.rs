@@ -91,6 +91,17 @@ impl Handover {
             set_cloexec(fd, false)?;
         }
         if who == Executing::Myself {
+            if let Some(engine) = super::engine() {
+                engine.image_ends();
+            }
+            let lost = |(c, _): &&(Arc<Connection>, u64)| {
+                c.smc().is_some_and(|smc| smc.conn_id().is_some())
+            };
+            for (connection, _) in passing.iter().filter(lost) {
+                // The queue pair stays behind: the new image finds the connection reset.
+                log::warn!("a connection over RDMA does not survive exec: {connection:?}");
+                PUBLISHER.fallback(crate::Reason::Executed);
+            }
             let leaves = |connection: &Arc<Connection>| connection.smc().is_some_and(Smc::leave);
             handover.left = leaving.into_iter().filter(leaves).collect();
         }
@@ -334,7 +345,7 @@ impl Engine {
             reason: None,
             local: Some(record.local),
             peer: Some(record.remote),
-            group: u64::from(smc.group().id()),
+            group: u64::from(smc.group_id()),
         };
         self.connections.fetch_add(1, Ordering::Relaxed);
         Connection::adopted(tcp, info, smc)

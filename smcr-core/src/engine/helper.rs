@@ -17,10 +17,10 @@ use super::connection::Connection;
 use super::{Engine, PUBLISHER};
 use crate::Reason;
 use crate::clc::{DmbToken, RmbeIndex, RmbeSize};
-use crate::conn::Smc;
+use crate::conn::{Home, Smc};
 use crate::group::LinkGroup;
 use crate::handshake::shm::{ShmBuffer, ShmGid, ShmOffer};
-use crate::handshake::{ClientHandshake, Event};
+use crate::handshake::{Event, ShmClient};
 use crate::rendezvous::messages::{self, Message, RmbInfo};
 use crate::shm::Rx;
 use crate::stat::Counter;
@@ -54,7 +54,7 @@ struct State {
 
 /// Keeps the helper thread at rest until it is dropped.
 #[derive(Debug)]
-pub struct Rest {
+pub(super) struct Rest {
     _busy: MutexGuard<'static, ()>,
 }
 
@@ -133,6 +133,13 @@ impl Helper {
 impl Engine {
     /// Hands a connection to the helper thread. If that is not possible it stays on TCP.
     pub fn watch(&'static self, connection: &Arc<Connection>) {
+        if connection
+            .lock_pending()
+            .as_ref()
+            .is_some_and(|pending| pending.rdma.is_some())
+        {
+            return self.watch_rdma(connection);
+        }
         let helper = &self.helper;
         let id = {
             let mut state = helper.state.lock();
@@ -187,22 +194,7 @@ impl Engine {
     }
 
     fn start_helper(&'static self) -> bool {
-        // The program's signals are not for this thread: it inherits a full mask.
-        // SAFETY: plain sigset operations on local values.
-        let old = unsafe {
-            let mut all: libc::sigset_t = std::mem::zeroed();
-            let mut old: libc::sigset_t = std::mem::zeroed();
-            libc::sigfillset(&mut all);
-            libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut old);
-            old
-        };
-        let spawned = std::thread::Builder::new()
-            .name("smcr".into())
-            .stack_size(256 << 10)
-            .spawn(move || self.helper_main());
-        // SAFETY: as above.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &old, std::ptr::null_mut()) };
-        spawned.is_ok()
+        spawn("smcr", move || self.helper_main())
     }
 
     fn helper_main(&'static self) {
@@ -337,7 +329,7 @@ impl Engine {
         }
         match messages::recv(channel.as_fd()) {
             Err(Errno::AGAIN) => {}
-            Ok((Message::Hello { tsval, gid }, _)) if pending.window.contains(tsval) => {
+            Ok((Message::Hello { tsval, gid }, _)) if pending.knows(tsval) => {
                 match self.commit(connection, pending, ShmGid(gid)) {
                     Ok(()) => self.read_tcp(connection, guard),
                     Err(reason) => connection.to_tcp(guard, reason),
@@ -395,7 +387,7 @@ impl Engine {
             identity: self.identity,
             eids: self.eids.clone(),
         };
-        let mut handshake = ClientHandshake::new(offer, self.timeouts(), Instant::now());
+        let mut handshake = ShmClient::new(offer, self.timeouts(), Instant::now());
         if let Some(at) = handshake.poll_timeout() {
             self.helper.wait_for_handshake(connection, at);
         }
@@ -433,8 +425,8 @@ impl Engine {
             }
             match handshake.poll_event() {
                 None => {}
-                Some(Event::Accepted { peer, .. }) => {
-                    break self.accepted_by(connection, guard, peer);
+                Some(Event::Accepted(accepted)) => {
+                    break self.accepted_by(connection, guard, accepted.peer);
                 }
                 Some(Event::Declined { code, .. }) => {
                     log::debug!("the peer declined: {code:?}");
@@ -527,7 +519,7 @@ impl Engine {
             }
         };
         let own = self.describe(&rx)?;
-        Ok((Smc::new(tx, rx, local, group, early), own))
+        Ok((Smc::new(tx, rx, local, Home::Shm(group), early), own))
     }
 
     /// The RMB that the server named: known, or passed by it.
@@ -595,6 +587,26 @@ impl Engine {
             group.release(&rx);
         }
     }
+}
+
+/// Starts a thread of the library's own. False if that is not possible.
+pub(super) fn spawn(name: &str, main: impl FnOnce() + Send + 'static) -> bool {
+    // The program's signals are not for this thread: it inherits a full mask.
+    // SAFETY: plain sigset operations on local values.
+    let old = unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        let mut old: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut old);
+        old
+    };
+    let spawned = std::thread::Builder::new()
+        .name(name.into())
+        .stack_size(256 << 10)
+        .spawn(main);
+    // SAFETY: as above.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &old, std::ptr::null_mut()) };
+    spawned.is_ok()
 }
 
 /// Ends a TCP connection at once, at both ends, as by a reset. What was received and not read is

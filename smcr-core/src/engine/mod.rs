@@ -14,6 +14,7 @@ mod record;
 mod server;
 mod tcp;
 mod transfer;
+mod wire;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -26,8 +27,7 @@ use rustix::io::Errno;
 
 pub use client::{ConnectPlan, Connecting, Pending};
 pub use connection::{Connection, Early, Phase};
-pub use helper::Rest;
-pub use server::Accepted;
+pub use server::{Accepted, Admitted};
 pub use tcp::Options;
 pub use transfer::{Unwatched, Watcher, is_reported_readable};
 
@@ -37,6 +37,7 @@ use crate::config::{Config, Query, Verdict};
 use crate::group::{self, LinkGroup};
 use crate::handshake::Timeouts;
 use crate::handshake::shm::{Identity, ShmEids, ShmGid};
+use crate::rdma::verbs;
 use crate::rendezvous::names::Presence;
 use crate::rendezvous::syn;
 use crate::shm::Arena;
@@ -62,6 +63,17 @@ pub struct Engine {
     next_group: AtomicU32,
     connections: AtomicUsize,
     helper: helper::Helper,
+    wire: wire::Wire,
+    /// The process it was made in.
+    pid: u32,
+}
+
+/// Keeps the library's threads at rest until it is dropped.
+#[derive(Debug)]
+pub struct Rest {
+    _wire: Option<wire::Rest>,
+    _helper: helper::Rest,
+    _verbs: verbs::Rest,
 }
 
 /// The engine of this process, if SMC is to be used at all.
@@ -94,11 +106,16 @@ fn install(config: Arc<Config>) -> Result<&'static Engine, Errno> {
     Ok(engine)
 }
 
-/// To be called before `fork`: connections whose handshake is pending go on over TCP, since their
-/// handshake cannot be in two processes, and the helper thread is brought to rest.
+/// To be called before `fork`. A handshake cannot be in two processes: those of shared memory are
+/// given up, and the connections go on over TCP; those of RDMA, where there is no way back to TCP,
+/// are waited for. Then the library's threads are brought to rest.
 /// The returned guard is to be dropped after the fork, in the parent.
 pub fn before_fork() -> Option<Rest> {
-    engine().map(|engine| engine.helper.rest())
+    engine().map(|engine| Rest {
+        _wire: engine.rest_wire(),
+        _helper: engine.helper.rest(),
+        _verbs: verbs::before_fork(),
+    })
 }
 
 /// To be called in the child after `fork`, before anything else of the library: the child becomes
@@ -106,6 +123,8 @@ pub fn before_fork() -> Option<Rest> {
 pub fn after_fork_in_child() {
     crate::shm::forget_thread_id();
     crate::forks::forget();
+    crate::rdma::forget_wires();
+    verbs::after_fork_in_child();
     if let Err(error) = PUBLISHER.after_fork() {
         log::debug!("no statistics for this child: {error}");
     }
@@ -118,14 +137,19 @@ pub fn after_fork_in_child() {
 
 impl Engine {
     fn new(config: Arc<Config>) -> Result<Self, Errno> {
-        let mut random = [0u8; 24];
+        let mut random = [0u8; 32];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-        let (gid, peer) = random.split_at(16);
+        let (gid, peers) = random.split_at(16);
+        let (peer, wire_peer) = peers.split_at(8);
+        let invalid = |_| Errno::INVAL;
+        let wire_peer = wire_peer.try_into().map_err(invalid)?;
         Ok(Self {
+            wire: wire::Wire::new(&config, wire_peer)?,
+            pid: crate::sys::getpid(),
             config,
             identity: Identity {
-                peer_id: PeerId(peer.try_into().map_err(|_| Errno::INVAL)?),
-                gid: ShmGid(gid.try_into().map_err(|_| Errno::INVAL)?),
+                peer_id: PeerId(peer.try_into().map_err(invalid)?),
+                gid: ShmGid(gid.try_into().map_err(invalid)?),
                 host_name: HostName::new(rustix::system::uname().nodename().to_bytes()),
             },
             eids: ShmEids::default(),
@@ -143,12 +167,7 @@ impl Engine {
     }
 
     fn timeouts(&self) -> Timeouts {
-        let wait = self.config.handshake_timeout();
-        Timeouts {
-            proposal: wait,
-            accept: wait,
-            confirm: wait,
-        }
+        Timeouts::of(self.config.handshake_timeout())
     }
 
     /// Whether the rules let a connection use SMC, and the limits leave room for it.
@@ -181,6 +200,7 @@ impl Engine {
     /// # Errors
     /// Why its connections will be TCP.
     pub fn listening(&self, fd: BorrowedFd<'_>) -> Result<(), Reason> {
+        self.answer_for_rdma(fd);
         if syn::keep(fd) {
             Ok(())
         } else {
@@ -263,4 +283,11 @@ pub fn addresses(fd: BorrowedFd<'_>) -> Result<(SocketAddr, SocketAddr), Errno> 
         .try_into()
         .map_err(|_| Errno::AFNOSUPPORT)?;
     Ok((local, peer))
+}
+
+/// Whether a connection between these addresses surely stays on this host. Two different
+/// addresses may both be ours, but that takes a look at the interfaces to know.
+fn on_this_host(server: SocketAddr, client: SocketAddr) -> bool {
+    let server = server.ip().to_canonical();
+    server == client.ip().to_canonical() || server.is_loopback()
 }

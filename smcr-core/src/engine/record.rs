@@ -9,6 +9,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 
 use super::Connection;
+use crate::conn::Home;
 use crate::shm::{Geometry, Rmb};
 use crate::stat::Role;
 
@@ -96,7 +97,10 @@ impl Record {
             slot: slot.index() as u32,
             own: element(rx.rmbe()),
             peer: element(tx.rmbe()),
-            peer_id: smc.group().peer(),
+            peer_id: match smc.home() {
+                Home::Shm(group) => group.peer(),
+                Home::Rdma(_) => [0; 16],
+            },
             is_client: connection.role() == Role::Client,
         })
     }

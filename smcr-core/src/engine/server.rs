@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::client::is_established;
+use super::client::{Connecting, is_established};
 use super::connection::EARLY_MAX;
 use super::helper::{disconnect, transmit};
-use super::{Connection, Engine, PUBLISHER, addresses};
-use crate::conn::Smc;
+use super::{Connection, Engine, PUBLISHER, addresses, on_this_host};
 use crate::conn::bell;
+use crate::conn::{Home, Smc};
 use crate::group::LinkGroup;
-use crate::handshake::shm::ShmGid;
-use crate::handshake::{Event, ServerHandshake};
+use crate::handshake::shm::{ShmGid, ShmHost};
+use crate::handshake::{Event, ShmServer};
 use crate::rendezvous::messages::{self, Message, RmbInfo};
 use crate::rendezvous::{names, syn};
 use crate::shm::Rx;
@@ -31,8 +31,18 @@ pub struct Accepted {
     pub end: OwnedFd,
 }
 
-/// How long to look for the client's name, which it binds right after its connect().
-const CALL_WAIT: Duration = Duration::from_millis(20);
+/// What became of an accepted connection.
+#[derive(Debug)]
+pub enum Admitted {
+    /// It moved.
+    Moved(Box<Accepted>),
+    /// Its handshake is pending, as a client's.
+    Pending(Connecting),
+}
+
+/// How long to look for the client's name, which it binds right after its connect(), unless it
+/// loses its core in between.
+const CALL_WAIT: Duration = Duration::from_millis(100);
 
 /// How long to look without sleeping, and then how often to look.
 const CALL_YIELD: Duration = Duration::from_micros(500);
@@ -59,11 +69,29 @@ impl Engine {
     ///
     /// # Errors
     /// Why it stays TCP; `fd` is as it was then, or reset if the handshake broke off.
-    pub fn accepted(&'static self, fd: BorrowedFd<'_>) -> Result<Accepted, Reason> {
+    pub fn accepted(&'static self, fd: BorrowedFd<'_>) -> Result<Admitted, Reason> {
+        let (local, peer) = addresses(fd).map_err(|_| Reason::Ended)?;
+        if !on_this_host(local, peer) && self.config.rdma() {
+            return self.accepted_rdma(fd, local, peer).map(Admitted::Pending);
+        }
+        let accepted = self.accepted_here(fd, local, peer)?;
+        Ok(Admitted::Moved(Box::new(accepted)))
+    }
+
+    /// A connection from this host.
+    fn accepted_here(
+        &'static self,
+        fd: BorrowedFd<'_>,
+        local: SocketAddr,
+        peer: SocketAddr,
+    ) -> Result<Accepted, Reason> {
         let Some(syn) = syn::hinted(fd) else {
             return Err(Reason::PeerNoSmc);
         };
-        let (local, peer) = addresses(fd).map_err(|_| Reason::Ended)?;
+        if !on_this_host(local, peer) {
+            // Anybody can send a SYN with that hint; nobody far away can make us wait.
+            return Err(Reason::PeerNoSmc);
+        }
         self.allow(local.port(), peer.ip())?;
         if !fds::reserve() {
             return Err(Reason::Descriptors);
@@ -78,8 +106,10 @@ impl Engine {
             tsval: syn.tsval,
             gid: self.identity.gid.0,
         };
-        messages::send(channel.as_fd(), &hello, &[]).map_err(|_| Reason::NoAnswer)?;
-        let (message, passed) = wait_commit(&channel)?;
+        // A client that closes again at once takes its channel with it: there is nothing to move.
+        let unanswered = |reason| if is_ending(fd) { Reason::Ended } else { reason };
+        messages::send(channel.as_fd(), &hello, &[]).map_err(|_| unanswered(Reason::NoAnswer))?;
+        let (message, passed) = wait_commit(&channel).map_err(unanswered)?;
         let Message::Commit {
             early,
             gid,
@@ -123,7 +153,7 @@ impl Engine {
             reason: None,
             local: Some(local),
             peer: Some(peer),
-            group: u64::from(smc.group().id()),
+            group: u64::from(smc.group_id()),
         };
         log::debug!("{local} <- {peer}: shm");
         self.connections.fetch_add(1, Ordering::Relaxed);
@@ -151,7 +181,7 @@ impl Engine {
                     group.release(&rx);
                     return Err(Refusal::Broken(Reason::Memory));
                 };
-                Ok(Smc::new(tx, rx, local, group, 0))
+                Ok(Smc::new(tx, rx, local, Home::Shm(group), 0))
             }
             Err(refusal) => {
                 group.release(&rx);
@@ -182,8 +212,11 @@ impl Engine {
         }
         let timeouts = self.timeouts();
         take_early(tcp, rx, early, Instant::now() + timeouts.proposal)?;
-        let mut handshake =
-            ServerHandshake::new(self.identity, self.eids.clone(), timeouts, Instant::now());
+        let host = ShmHost {
+            identity: self.identity,
+            eids: self.eids.clone(),
+        };
+        let mut handshake = ShmServer::new(host, timeouts, Instant::now());
         let mut memory = Some(client.memory);
         let mut bytes = [0u8; 4096];
         loop {
@@ -206,7 +239,7 @@ impl Engine {
                 })?;
             };
             match event {
-                Event::Proposed { gid, .. } => {
+                Event::Proposed(proposed) => {
                     let own = self.describe(rx).map_err(Refusal::Broken)?;
                     let (rmb, _) = rx.rmbe();
                     let info = RmbInfo {
@@ -220,7 +253,7 @@ impl Engine {
                         messages::send(channel.as_fd(), &message, &[rmb.fd()])
                     };
                     let first_contact = group.connections() <= 1;
-                    let answered = if gid != client.gid || sent.is_err() {
+                    let answered = if proposed.gid != client.gid || sent.is_err() {
                         handshake.decline(Reason::ClcInvalid)
                     } else {
                         handshake.accept(own, first_contact, Instant::now())
@@ -228,9 +261,10 @@ impl Engine {
                     answered.map_err(|_| Refusal::Broken(Reason::Internal))?;
                     transmit(tcp, handshake.poll_transmit());
                 }
-                Event::Confirmed { peer } => {
+                Event::Confirmed(confirmed) => {
                     // It has mapped ours.
                     group.set_passed(rx.rmbe().0, client.group);
+                    let peer = confirmed.peer;
                     let rmb = client.rmb;
                     if peer.token.0 != rmb.token
                         || peer.size.bytes() != rmb.geometry.rmbe_size as usize
@@ -293,6 +327,19 @@ fn call(
             Err(_) => return Err(Reason::Internal),
         }
     }
+}
+
+/// Whether the client is closing its connection. Its channel goes first, its FIN follows: looks
+/// again for a moment.
+fn is_ending(tcp: BorrowedFd<'_>) -> bool {
+    let began = Instant::now();
+    while is_established(tcp) {
+        if began.elapsed() >= CALL_WAIT {
+            return false;
+        }
+        std::thread::sleep(CALL_YIELD);
+    }
+    true
 }
 
 /// Whether the client may not have come to bind its name yet. If it is gone, or gave SMC up

@@ -1,6 +1,6 @@
 //! A short run over seeded inputs. `SMCR_FUZZ_RUNS` sets how many, `SMCR_FUZZ_SEED` where to begin.
 
-use crate::clc::golden;
+use crate::{cdc, clc, llc};
 
 /// xorshift64*: all that is asked of it is to be the same everywhere.
 struct Random(u64);
@@ -17,8 +17,8 @@ impl Random {
         (self.next() >> 33) as usize % limit.max(1)
     }
 
-    /// Noise, or one to three known messages with a few things done to them.
-    fn input(&mut self, input: &mut Vec<u8>) {
+    /// Noise, or one to three `known` messages with a few things done to them.
+    fn input(&mut self, known: &[&[u8]], input: &mut Vec<u8>) {
         input.clear();
         if self.below(8) == 0 {
             let len = self.below(300);
@@ -26,8 +26,13 @@ impl Random {
             return;
         }
         for _ in 0..=self.below(3) {
-            input.extend(golden::ALL[self.below(golden::ALL.len())]);
+            input.extend(known[self.below(known.len())]);
         }
+        self.spoil(input);
+    }
+
+    /// Does up to four things to it.
+    fn spoil(&mut self, input: &mut Vec<u8>) {
         for _ in 0..self.below(5) {
             let at = self.below(input.len());
             match self.below(6) {
@@ -51,25 +56,92 @@ fn number(name: &str, default: u64) -> u64 {
         .unwrap_or(default)
 }
 
-/// Calls `target` with `prefix` seeded bytes before each input.
-fn run(prefix: usize, target: fn(&[u8])) {
+/// Calls `target` with what `next` makes, again and again.
+fn run(target: fn(&[u8]), mut next: impl FnMut(&mut Random, &mut Vec<u8>)) {
     let mut random = Random(number("SMCR_FUZZ_SEED", 0x5eed).max(1));
-    let (mut input, mut data) = (Vec::new(), Vec::new());
+    let mut data = Vec::new();
     for _ in 0..number("SMCR_FUZZ_RUNS", 200_000) {
-        random.input(&mut input);
         data.clear();
-        data.extend((0..prefix).map(|_| random.next() as u8));
-        data.extend_from_slice(&input);
+        next(&mut random, &mut data);
         target(&data);
+    }
+}
+
+/// Operations of one byte, some of which take a message of `known` behind it, spoiled at times.
+fn operations(
+    random: &mut Random,
+    data: &mut Vec<u8>,
+    known: &[&[u8]],
+    takes: fn(u8, usize) -> u8,
+) {
+    data.push(random.next() as u8);
+    let mut message = Vec::new();
+    for _ in 0..random.below(24) {
+        if random.below(2) == 0 {
+            message.clear();
+            message.extend(known[random.below(known.len())]);
+            let whole = message.len();
+            if random.below(3) == 0 {
+                random.spoil(&mut message);
+                message.resize(whole, 0);
+            }
+            data.push(takes(random.next() as u8, whole));
+            data.append(&mut message);
+        } else {
+            data.push(random.next() as u8);
+        }
     }
 }
 
 #[test]
 fn clc_message() {
-    run(0, super::clc_message);
+    run(super::clc_message, |random, data| {
+        random.input(clc::golden::ALL, data);
+    });
 }
 
 #[test]
 fn clc_handshake() {
-    run(4, super::clc_handshake);
+    let mut input = Vec::new();
+    run(super::clc_handshake, |random, data| {
+        random.input(clc::golden::ALL, &mut input);
+        data.extend((0..4).map(|_| random.next() as u8));
+        data.append(&mut input);
+    });
+}
+
+#[test]
+fn cdc() {
+    let known: Vec<&[u8]> = cdc::golden::ALL.iter().map(|bytes| &bytes[..]).collect();
+    run(super::cdc, |random, data| {
+        operations(random, data, &known, |op, _| op & !3);
+    });
+}
+
+#[test]
+fn llc_message() {
+    run(super::llc_message, |random, data| {
+        random.input(llc::golden::ALL, data);
+    });
+}
+
+#[test]
+fn llc_flow() {
+    run(super::llc_flow, |random, data| {
+        operations(random, data, llc::golden::ALL, |op, len| match len {
+            44 => op & !7,
+            88 => op & !7 | 1,
+            len => (len as u8 / 4) << 3 | 2,
+        });
+    });
+}
+
+#[test]
+fn rdma_handshake() {
+    let mut input = Vec::new();
+    run(super::rdma_handshake, |random, data| {
+        random.input(clc::golden::ALL, &mut input);
+        data.extend((0..4).map(|_| random.next() as u8));
+        data.append(&mut input);
+    });
 }

@@ -2,207 +2,78 @@
 
 use std::time::Instant;
 
-use super::shm::{self, Agreed, ShmLocal, ShmOffer};
-use super::{CallError, Channel, Event, HandshakeError, Phase, Timeouts};
-use crate::Reason;
-use crate::clc::{Accept, Kind, Message, Version};
+use super::link::LinkPhase;
+use super::machine::{Channel, Side, State};
+use super::{CallError, Event, Fabric, Handshake, HandshakeError, Timeouts};
+use crate::clc::{Confirm, Kind, Message};
+
+/// What only the client has: its offer.
+#[derive(Debug)]
+pub struct Client<F: Fabric>(pub(super) F::Offer);
 
 /// The handshake of the side that connected.
-///
-/// The [module](super) tells how to drive it.
-#[derive(Debug)]
-pub struct ClientHandshake {
-    offer: ShmOffer,
-    channel: Channel,
-    state: State,
-}
+pub type ClientHandshake<F> = Handshake<F, Client<F>>;
 
-#[derive(Clone, Debug)]
-enum State {
-    /// The Proposal is out, or about to be.
-    ExpectAccept,
-    /// The owner has the Accept in hands.
-    Deciding(Agreed),
-    Done,
-    Tcp,
-    Failed(HandshakeError),
-}
-
-impl ClientHandshake {
-    /// Starts: the Proposal is in [`Self::poll_transmit`], and the time for the Accept runs.
-    pub fn new(offer: ShmOffer, timeouts: Timeouts, now: Instant) -> Self {
-        let mut channel = Channel::new(offer.identity.peer_id, now.checked_add(timeouts.accept));
-        channel.outbox = Some(shm::proposal(&offer).emit());
-        Self {
-            offer,
-            channel,
-            state: State::ExpectAccept,
+impl<F: Fabric> ClientHandshake<F> {
+    /// Starts: the Proposal is in [`Self::poll_transmit`], and the time for the Accept runs. With
+    /// nothing to offer there is a Decline, and all is over.
+    pub fn new(offer: F::Offer, timeouts: Timeouts, now: Instant) -> Self {
+        let deadline = now.checked_add(timeouts.accept);
+        let channel = Channel::new(F::client(&offer), timeouts, deadline);
+        let proposal = F::propose(&offer);
+        let mut this = Self::new_in(Client(offer), State::Opening(Kind::Accept), channel);
+        match proposal {
+            Ok(proposal) => this.channel.outbox = Some(proposal.emit()),
+            Err(reason) => this.refuse(reason, None),
         }
+        this
     }
 
-    /// Takes bytes from the stream and tells how many: never more than [`Self::needed`] says at
-    /// each point, whatever is offered. The rest belongs to whoever reads the stream next.
-    ///
-    /// # Errors
-    /// The connection has to end. The same error comes again from then on.
-    pub fn handle_bytes(&mut self, bytes: &[u8], now: Instant) -> Result<usize, HandshakeError> {
-        let mut rest = bytes;
-        match self.state {
-            State::ExpectAccept => match self.channel.inbox.take(&mut rest, Kind::Accept) {
-                Ok(Some(message)) => self.handle_message(message)?,
-                // A peer that sends one byte at a time does not get more time for it.
-                Ok(None) => self.handle_timeout(now)?,
-                Err(error) => return Err(self.fail(error)),
-            },
-            State::Failed(error) => return Err(error),
-            State::Deciding(_) | State::Done | State::Tcp => {}
-        }
-        Ok(bytes.len() - rest.len())
-    }
-
-    /// To be called when [`Self::poll_timeout`] has come; earlier calls do nothing.
-    ///
-    /// # Errors
-    /// The Accept did not come in time: the connection has to end (RFC 7609 §C.5).
-    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), HandshakeError> {
-        match self.state {
-            State::ExpectAccept if self.channel.is_late(now) => {
-                Err(self.fail(HandshakeError::Timeout(Kind::Accept)))
-            }
-            State::Failed(error) => Err(error),
-            _ => Ok(()),
-        }
-    }
-
-    /// The peer ended the stream.
-    ///
-    /// # Errors
-    /// The Accept was still due.
-    pub fn handle_end(&mut self) -> Result<(), HandshakeError> {
-        match self.state {
-            State::ExpectAccept => Err(self.fail(HandshakeError::Ended(Kind::Accept))),
-            State::Failed(error) => Err(error),
-            _ => Ok(()),
-        }
-    }
-
-    /// Answers the Accept with our buffer; the next event is [`Event::Done`].
-    ///
-    /// # Errors
-    /// No Accept to answer, or a buffer of another GID than the Proposal's.
-    pub fn confirm(&mut self, local: ShmLocal) -> Result<(), CallError> {
+    /// What a fabric's `confirm` is made of: the Confirm goes out, and if the link is new it is to
+    /// be confirmed. `now` is for that; `None` in fabrics that have no links.
+    pub(super) fn answer(
+        &mut self,
+        now: Option<Instant>,
+        confirm: impl FnOnce(&F::Offer, &F::Agreed) -> Result<Confirm, CallError>,
+    ) -> Result<(), CallError> {
         let State::Deciding(agreed) = &self.state else {
             return Err(CallError::Phase);
         };
-        if local.gid != self.offer.identity.gid {
-            return Err(CallError::Gid);
-        }
-        self.channel.outbox = Some(shm::confirm(&self.offer.identity, agreed, &local).emit());
-        self.channel.events.push_back(Event::Done);
-        self.state = State::Done;
-        Ok(())
-    }
-
-    /// Stays on TCP: at once if the Proposal was not taken out of [`Self::poll_transmit`] yet or if
-    /// the Accept is there, else when the Accept comes. [`Event::Refused`] tells when. A second call
-    /// changes nothing.
-    ///
-    /// # Errors
-    /// Too late: the Confirm is out (RFC 7609 §C.1), or the handshake is over.
-    pub fn decline(&mut self, reason: Reason) -> Result<(), CallError> {
-        match self.state {
-            // Nobody knows yet what the server speaks.
-            State::ExpectAccept if self.channel.outbox.is_some() => {
-                self.refuse(Version::V1, reason)
-            }
-            State::ExpectAccept => {
-                self.channel.held_decline.get_or_insert(reason);
-            }
-            State::Deciding(_) => self.refuse(Version::V2, reason),
-            State::Done | State::Tcp | State::Failed(_) => return Err(CallError::Phase),
-        }
-        Ok(())
-    }
-
-    /// Bytes to write to the stream, all of them and in this order.
-    pub fn poll_transmit(&mut self) -> Option<Vec<u8>> {
-        self.channel.outbox.take()
-    }
-
-    /// News.
-    pub fn poll_event(&mut self) -> Option<Event> {
-        self.channel.events.pop_front()
-    }
-
-    /// When to call [`Self::handle_timeout`].
-    pub const fn poll_timeout(&self) -> Option<Instant> {
-        self.channel.deadline
-    }
-
-    /// How many bytes to read next, at most [`MAX_NEEDED`](super::MAX_NEEDED).
-    pub fn needed(&self) -> usize {
-        if matches!(self.state, State::ExpectAccept) {
-            self.channel.inbox.needed()
+        self.channel.outbox = Some(confirm(&self.side.0, agreed)?.emit());
+        if F::has_link_phase(agreed) {
+            self.state = State::Linking(LinkPhase::start(&mut self.channel, now));
         } else {
-            0
-        }
-    }
-
-    /// Where the handshake stands.
-    pub const fn phase(&self) -> Phase {
-        match self.state {
-            State::ExpectAccept => Phase::Expecting(Kind::Accept),
-            State::Deciding(_) => Phase::Deciding,
-            State::Done => Phase::Done,
-            State::Tcp => Phase::Tcp,
-            State::Failed(_) => Phase::Failed,
-        }
-    }
-
-    fn handle_message(&mut self, message: Message) -> Result<(), HandshakeError> {
-        match message {
-            Message::Accept(accept) => self.handle_accept(&accept),
-            Message::Decline(decline) => {
-                self.channel.declined(&decline);
-                self.state = State::Tcp;
-            }
-            Message::Proposal(_) | Message::Confirm(_) => {
-                return Err(self.fail(HandshakeError::Unexpected {
-                    expected: Kind::Accept,
-                    got: message.kind(),
-                }));
-            }
+            self.done();
         }
         Ok(())
     }
+}
 
-    fn handle_accept(&mut self, accept: &Accept) {
-        let version = accept.terms.version();
-        if let Some(reason) = self.channel.held_decline {
-            return self.refuse(version, reason);
+impl<F: Fabric> Side<F> for Client<F> {
+    fn handle(
+        machine: &mut ClientHandshake<F>,
+        message: Message,
+        _now: Instant,
+    ) -> Result<(), HandshakeError> {
+        let Message::Accept(accept) = message else {
+            return Err(machine.fail(HandshakeError::Unexpected {
+                expected: Kind::Accept,
+                got: message.kind(),
+            }));
+        };
+        machine.channel.version = accept.terms.version();
+        if let Some(reason) = machine.channel.held_decline {
+            machine.refuse(reason, None);
+            return Ok(());
         }
-        match shm::check_accept(&self.offer, accept) {
-            Ok((peer, agreed)) => {
-                self.channel.over();
-                self.channel.events.push_back(Event::Accepted {
-                    peer,
-                    first_contact: agreed.first_contact,
-                    eid: agreed.eid,
-                });
-                self.state = State::Deciding(agreed);
+        match F::check_accept(&machine.side.0, &accept) {
+            Ok((accepted, agreed)) => {
+                machine.channel.over();
+                machine.channel.events.push_back(Event::Accepted(accepted));
+                machine.state = State::Deciding(agreed);
             }
-            Err(reason) => self.refuse(version, reason),
+            Err(objection) => machine.refuse(objection.reason(), Some(objection)),
         }
-    }
-
-    fn refuse(&mut self, version: Version, reason: Reason) {
-        self.channel.refuse(version, reason);
-        self.state = State::Tcp;
-    }
-
-    fn fail(&mut self, error: HandshakeError) -> HandshakeError {
-        self.channel.fail();
-        self.state = State::Failed(error);
-        error
+        Ok(())
     }
 }

@@ -10,6 +10,11 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
+    /// Is there nothing of a message yet?
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     /// How many bytes the message still lacks, as far as is known: at first its header.
     pub(super) fn needed(&self) -> usize {
         self.header.map_or(Header::LEN, |header| header.len()) - self.bytes.len()

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Either side may say Decline where a message of its own is due, and only there; both then go on
-//! over TCP.
+//! over TCP. First contact over RDMA has one phase more, below.
 //!
 //! # How to drive one
 //!
@@ -26,8 +26,8 @@
 //!    peer has taken for what.
 //!
 //! After [`Event::Refused`], [`Event::Declined`] or the last event of a successful handshake
-//! ([`Event::Done`], [`Event::Confirmed`]) the machine can be dropped as soon as `poll_transmit`
-//! has nothing left.
+//! ([`Event::Done`], or [`Event::Confirmed`] where no link has to be confirmed) the machine can be
+//! dropped as soon as `poll_transmit` has nothing left.
 //!
 //! # When a Decline goes out
 //!
@@ -36,34 +36,75 @@
 //! message is due it is kept until one is. Should the peer decline meanwhile, its Decline is taken
 //! out of the stream and ours is dropped, for it needs no answer.
 //!
+//! # First contact over RDMA
+//!
+//! A new link is confirmed by LLC messages on the link itself, which are not the business of these
+//! machines; but while that goes on the stream may carry a Decline. So after the Confirm both
+//! machines are in [`Phase::Linking`], and want to be driven as before:
+//!
+//! ```text
+//! client                                  server
+//!   confirm() ───────── Confirm ───────────▶ Event::Confirmed
+//!                    ◀═ CONFIRM LINK ════════ confirm_link_sent() when the adapter says it arrived
+//!   confirm_link_sent() ═ response ═════════▶
+//!                    ◀═ ADD LINK ════════════
+//!   llc_done() ════════ answer ════════════▶ llc_done()
+//!   Event::Done                              Event::Done
+//! ```
+//!
+//! `llc_failed` says that the LLC exchange failed. Before `confirm_link_sent` our Decline goes out
+//! (§C.2): at once, or with [`Reason::LinkTimeout`] when the peer had some time to say its own, which
+//! is taken until `llc_done` (§C.3). After `confirm_link_sent`, and if the peer says nothing, the
+//! connection has to end with a reset. No data may go over the link before `llc_done`: a Decline
+//! would lose them.
+//!
+//! In this phase two Declines can cross. After one of ours the machine is in [`Phase::Crossing`]:
+//! what the stream holds then is most likely the application's, so it is looked at before it is
+//! taken. Peek (`MSG_PEEK`) up to [`MAX_PEEKED`] bytes when the stream is readable, and hand them to
+//! `handle_peeked`. [`Event::Refused`] comes when the question is settled, after
+//! [`Timeouts::decline`] at the latest.
+//!
 //! # Fabrics
 //!
 //! The machines know the order of messages and nothing of what is in them; that is in one module
-//! per fabric. There is one so far, [`shm`]: memory shared between two processes of a host. The
-//! messages of SMC-R are in [`clc`](crate::clc) already; its module would stand beside `shm`, and
-//! what follows the CLC exchange there (CONFIRM LINK and the longer Decline window of first contact,
-//! RFC 7609 §C.2, §C.3) does not go over TCP and is not the business of these machines.
+//! per [`Fabric`]: [`shm`] for memory shared between two processes of a host, and [`rdma`] for
+//! SMC-R, which Linux speaks, too. A connection is offered to one of them.
 
 mod client;
 mod error;
+mod fabric;
 mod inbox;
+mod link;
+mod machine;
+pub mod rdma;
 mod server;
 pub mod shm;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-pub use client::ClientHandshake;
-pub use error::{CallError, HandshakeError};
-pub use server::ServerHandshake;
+pub use client::{Client, ClientHandshake};
+pub use error::{CallError, Fault, HandshakeError, Objection};
+pub use fabric::Fabric;
+pub use link::Peeked;
+pub use machine::{Handshake, Side};
+pub use server::{Server, ServerHandshake};
 
 use crate::Reason;
-use crate::clc::{Decline, Diagnosis, Eid, Header, Kind, MAX_LEN, PeerId, Version};
-use inbox::Inbox;
-use shm::{ShmGid, ShmPeer};
+use crate::clc::{Diagnosis, Header, Kind, MAX_LEN};
+use rdma::Rdma;
+use shm::Shm;
+
+/// A client that shares memory.
+pub type ShmClient = ClientHandshake<Shm>;
+/// A server that shares memory.
+pub type ShmServer = ServerHandshake<Shm>;
+/// A client of SMC-R.
+pub type RdmaClient = ClientHandshake<Rdma>;
+/// A server of SMC-R.
+pub type RdmaServer = ServerHandshake<Rdma>;
 
 /// How long to wait for the peer's next message, whole; each is counted from when it is due. RFC
 /// 7609 §C.5 leaves the values open and forbids to have
@@ -76,16 +117,31 @@ pub struct Timeouts {
     pub accept: Duration,
     /// Server: for the Confirm. Includes the time that the client's owner takes to decide.
     pub confirm: Duration,
+    /// Both, first contact over RDMA: for the whole LLC exchange. The LLC messages have timers of
+    /// their own, shorter ones; this is for an owner that lost sight of them.
+    pub link: Duration,
+    /// Both, first contact over RDMA: for a Decline of the peer, after the LLC exchange failed or
+    /// across a Decline of ours.
+    pub decline: Duration,
 }
 
 impl Default for Timeouts {
-    /// Linux's: 6 seconds each.
+    /// Linux's: 6 seconds for each message, 1 for the Decline. The 10 seconds for LLC are above
+    /// the sum of what Linux's timers there can take (4 + 1 + 2 + 1).
     fn default() -> Self {
-        let wait = Duration::from_secs(6);
+        Self::of(Duration::from_secs(6))
+    }
+}
+
+impl Timeouts {
+    /// `wait` for each CLC message, the rest as in [`Self::default`].
+    pub const fn of(wait: Duration) -> Self {
         Self {
             proposal: wait,
             accept: wait,
             confirm: wait,
+            link: Duration::from_secs(10),
+            decline: Duration::from_secs(1),
         }
     }
 }
@@ -93,33 +149,17 @@ impl Default for Timeouts {
 /// What a handshake tells its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Event {
+pub enum Event<F: Fabric> {
     /// Server: a Proposal came that can be accepted. Call `accept` or `decline`.
-    Proposed {
-        /// The client's GID; its Confirm will name the same one.
-        gid: ShmGid,
-        /// The enterprise ID in common.
-        eid: Eid,
-        /// The client.
-        peer_id: PeerId,
-    },
+    Proposed(F::Proposed),
     /// Client: the server accepted. Call `confirm` or `decline`.
-    Accepted {
-        /// The server's buffer.
-        peer: ShmPeer,
-        /// The server knows of no earlier connection with this process.
-        first_contact: bool,
-        /// The enterprise ID in common.
-        eid: Eid,
-    },
-    /// Client: the Confirm is in `poll_transmit`; with that the handshake is over, and the stream
-    /// belongs to SMC.
+    Accepted(F::Accepted),
+    /// The handshake is over, and the stream belongs to SMC. At a client without a link to confirm
+    /// the Confirm is in `poll_transmit` still.
     Done,
-    /// Server: the client confirmed; the handshake is over, and the stream belongs to SMC.
-    Confirmed {
-        /// The client's buffer.
-        peer: ShmPeer,
-    },
+    /// Server: the client confirmed. Unless a link has to be confirmed, the handshake is over, and
+    /// the stream belongs to SMC.
+    Confirmed(F::Confirmed),
     /// The peer declined. The stream goes on with the application's data from the next byte.
     Declined {
         /// The peer's reason.
@@ -127,8 +167,8 @@ pub enum Event {
         /// The peer wants the link group of this connection forgotten (RFC 7609 §A.2.5).
         out_of_sync: bool,
     },
-    /// Our Decline is in `poll_transmit`; behind it the stream belongs to the application, both
-    /// ways.
+    /// Our Decline is in `poll_transmit`, or was; behind it the stream belongs to the application,
+    /// both ways. What we had against the peer's message, if that was it, is in `objection`.
     Refused {
         /// Why.
         reason: Reason,
@@ -142,6 +182,10 @@ pub enum Phase {
     Expecting(Kind),
     /// The owner has to decide.
     Deciding,
+    /// First contact over RDMA: the owner confirms the link; the peer may send a Decline.
+    Linking,
+    /// Our Decline is out, the peer's may be in the stream: peek.
+    Crossing,
     /// Over: SMC.
     Done,
     /// Over: TCP.
@@ -153,60 +197,5 @@ pub enum Phase {
 /// The most that `needed` ever asks for, in bytes.
 pub const MAX_NEEDED: usize = MAX_LEN - Header::LEN;
 
-/// What client and server have in common: a message coming in, one going out, and news.
-#[derive(Debug)]
-struct Channel {
-    peer_id: PeerId,
-    inbox: Inbox,
-    outbox: Option<Vec<u8>>,
-    events: VecDeque<Event>,
-    deadline: Option<Instant>,
-    /// Decline as soon as a message of ours is due.
-    held_decline: Option<Reason>,
-}
-
-impl Channel {
-    fn new(peer_id: PeerId, deadline: Option<Instant>) -> Self {
-        Self {
-            peer_id,
-            inbox: Inbox::default(),
-            outbox: None,
-            events: VecDeque::new(),
-            deadline,
-            held_decline: None,
-        }
-    }
-
-    /// Takes the peer's Decline.
-    fn declined(&mut self, decline: &Decline) {
-        self.over();
-        self.events.push_back(Event::Declined {
-            code: decline.diagnosis,
-            out_of_sync: decline.out_of_sync,
-        });
-    }
-
-    /// Sends ours. It takes the place of a message of ours that is still in the outbox: that one
-    /// was never sent.
-    fn refuse(&mut self, version: Version, reason: Reason) {
-        self.over();
-        self.outbox = Some(Decline::new(version, self.peer_id, reason).emit());
-        self.events.push_back(Event::Refused { reason });
-    }
-
-    /// After an error nothing is said any more.
-    fn fail(&mut self) {
-        self.over();
-        self.outbox = None;
-        self.events.clear();
-    }
-
-    fn over(&mut self) {
-        self.deadline = None;
-        self.held_decline = None;
-    }
-
-    fn is_late(&self, now: Instant) -> bool {
-        self.deadline.is_some_and(|deadline| deadline <= now)
-    }
-}
+/// The most that `handle_peeked` ever needs to see, in bytes: the longest Decline.
+pub const MAX_PEEKED: usize = 44;

@@ -11,6 +11,9 @@
 //! [`SHM_CHID`], which is emulated but is not Linux's 0xffff, and the enterprise IDs are those of
 //! [`ShmEids`], all of which begin with [`SHM_EID`]. Neither side accepts anything else.
 
+use std::time::Instant;
+
+use super::{CallError, Fabric, Objection, ShmClient, ShmServer};
 use crate::Reason;
 use crate::clc::{
     Accept, Bounded, Capabilities, Chid, Confirm, DmbToken, Eid, Endpoint, Fabrics, Field,
@@ -123,18 +126,160 @@ pub struct ShmOffer {
     pub eids: ShmEids,
 }
 
+/// What a server takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShmHost {
+    /// The server.
+    pub identity: Identity,
+    /// Its enterprise IDs.
+    pub eids: ShmEids,
+}
+
+/// A client made an offer that can be accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proposed {
+    /// The client's GID; its Confirm will name the same one.
+    pub gid: ShmGid,
+    /// The enterprise ID in common.
+    pub eid: Eid,
+    /// The client.
+    pub peer_id: PeerId,
+}
+
+/// A server accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The server's buffer.
+    pub peer: ShmPeer,
+    /// The server knows of no earlier connection with this process.
+    pub first_contact: bool,
+    /// The enterprise ID in common.
+    pub eid: Eid,
+}
+
+/// A client confirmed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Confirmed {
+    /// The client's buffer.
+    pub peer: ShmPeer,
+}
+
 /// What the two ends have agreed on so far.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Agreed {
-    pub(super) eid: Eid,
-    pub(super) first_contact: bool,
-    pub(super) capabilities: Capabilities,
+pub struct Agreed {
+    client: ShmGid,
+    eid: Eid,
+    first_contact: bool,
+    capabilities: Capabilities,
+}
+
+/// Memory shared between two processes of one host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shm;
+
+impl Fabric for Shm {
+    type Offer = ShmOffer;
+    type Server = ShmHost;
+    type Proposed = Proposed;
+    type Accepted = Accepted;
+    type Confirmed = Confirmed;
+    type Agreed = Agreed;
+
+    fn client(offer: &ShmOffer) -> PeerId {
+        offer.identity.peer_id
+    }
+
+    fn server(server: &ShmHost) -> PeerId {
+        server.identity.peer_id
+    }
+
+    fn propose(offer: &ShmOffer) -> Result<Proposal, Reason> {
+        Ok(proposal(offer))
+    }
+
+    fn check_proposal(
+        server: &ShmHost,
+        proposal: &Proposal,
+    ) -> Result<(Proposed, Agreed), Objection> {
+        let agreed = check_proposal(&server.eids, proposal).ok_or(Objection::NoCommonEid)?;
+        let proposed = Proposed {
+            gid: agreed.client,
+            eid: agreed.eid,
+            peer_id: proposal.peer_id,
+        };
+        Ok((proposed, agreed))
+    }
+
+    fn check_accept(offer: &ShmOffer, accept: &Accept) -> Result<(Accepted, Agreed), Objection> {
+        let (peer, agreed) = check_accept(offer, accept).ok_or(Objection::NoCommonEid)?;
+        let accepted = Accepted {
+            peer,
+            first_contact: agreed.first_contact,
+            eid: agreed.eid,
+        };
+        Ok((accepted, agreed))
+    }
+
+    fn check_confirm(
+        _server: &ShmHost,
+        agreed: &Agreed,
+        confirm: &Confirm,
+    ) -> Result<Confirmed, Objection> {
+        check_confirm(agreed, confirm)
+            .map(|peer| Confirmed { peer })
+            .map_err(Objection::Contradiction)
+    }
+
+    /// A mapping works or fails at once.
+    fn has_link_phase(_agreed: &Agreed) -> bool {
+        false
+    }
+}
+
+impl ShmClient {
+    /// Answers the Accept with our buffer; the next event is [`Event::Done`](super::Event::Done).
+    ///
+    /// # Errors
+    /// No Accept to answer, or a buffer of another GID than the Proposal's.
+    pub fn confirm(&mut self, local: ShmLocal) -> Result<(), CallError> {
+        self.answer(None, |offer, agreed| {
+            if local.gid == offer.identity.gid {
+                Ok(confirm(&offer.identity, agreed, &local))
+            } else {
+                Err(CallError::Gid)
+            }
+        })
+    }
+}
+
+impl ShmServer {
+    /// Answers the Proposal with our buffer; the time for the Confirm runs from now.
+    ///
+    /// # Errors
+    /// No Proposal to answer, or a buffer of another GID than this handshake's.
+    pub fn accept(
+        &mut self,
+        local: ShmLocal,
+        first_contact: bool,
+        now: Instant,
+    ) -> Result<(), CallError> {
+        self.answer(now, |server, agreed| {
+            if local.gid != server.identity.gid {
+                return Err(CallError::Gid);
+            }
+            let agreed = Agreed {
+                first_contact,
+                ..agreed
+            };
+            Ok((accept(&server.identity, &agreed, &local), agreed))
+        })
+    }
 }
 
 /// SMC-D has no limits on connections and links to announce.
 const CAPABILITIES: Capabilities = Capabilities::release_1(0, 0, Capabilities::EMULATED_ISM);
 
-pub(super) fn proposal(offer: &ShmOffer) -> Proposal {
+fn proposal(offer: &ShmOffer) -> Proposal {
     let (gid, extension) = offer.identity.gid.to_wire();
     let gids = vec![(gid, SHM_CHID), (extension, SHM_CHID)];
     let eids = offer.eids.0.iter().copied().map(Into::into).collect();
@@ -162,10 +307,7 @@ pub(super) fn proposal(offer: &ShmOffer) -> Proposal {
 }
 
 /// The server: can this be accepted? The first enterprise ID in the client's order wins.
-pub(super) fn check_proposal(
-    eids: &ShmEids,
-    proposal: &Proposal,
-) -> Result<(ShmGid, Agreed), Reason> {
+fn check_proposal(eids: &ShmEids, proposal: &Proposal) -> Option<Agreed> {
     let Offer::V2 {
         v2: Some(OfferV2 {
             extension: Some(extension),
@@ -174,27 +316,21 @@ pub(super) fn check_proposal(
         ..
     } = &proposal.offer
     else {
-        return Err(Reason::NoCommonEid);
+        return None;
     };
-    let gid = extension
-        .smcd
-        .as_ref()
-        .and_then(find_device)
-        .ok_or(Reason::NoCommonEid)?;
-    let eid = common_eid(extension, eids).ok_or(Reason::NoCommonEid)?;
+    let client = extension.smcd.as_ref().and_then(find_device)?;
+    let eid = common_eid(extension, eids)?;
     let capabilities = if extension.capabilities.release() == 0 {
         Capabilities::RELEASE_0
     } else {
         CAPABILITIES
     };
-    Ok((
-        gid,
-        Agreed {
-            eid,
-            first_contact: true,
-            capabilities,
-        },
-    ))
+    Some(Agreed {
+        client,
+        eid,
+        first_contact: true,
+        capabilities,
+    })
 }
 
 fn common_eid(extension: &V2Extension, ours: &ShmEids) -> Option<Eid> {
@@ -226,12 +362,12 @@ fn find_device(smcd: &SmcdV2Extension) -> Option<ShmGid> {
     None
 }
 
-pub(super) fn accept(identity: &Identity, agreed: &Agreed, local: &ShmLocal) -> Accept {
+fn accept(identity: &Identity, agreed: &Agreed, local: &ShmLocal) -> Accept {
     let (endpoint, terms) = answer(identity, agreed, local);
     Accept { endpoint, terms }
 }
 
-pub(super) fn confirm(identity: &Identity, agreed: &Agreed, local: &ShmLocal) -> Confirm {
+fn confirm(identity: &Identity, agreed: &Agreed, local: &ShmLocal) -> Confirm {
     let (endpoint, terms) = answer(identity, agreed, local);
     Confirm {
         endpoint,
@@ -268,44 +404,33 @@ fn answer(identity: &Identity, agreed: &Agreed, local: &ShmLocal) -> (Endpoint, 
 
 /// The client: did the server choose what we offered? If not, the Confirm that is due is replaced
 /// by a Decline, as Linux does.
-pub(super) fn check_accept(offer: &ShmOffer, accept: &Accept) -> Result<(ShmPeer, Agreed), Reason> {
+fn check_accept(offer: &ShmOffer, accept: &Accept) -> Option<(ShmPeer, Agreed)> {
     let (Endpoint::Ism(ism), Terms::V2(terms)) = (&accept.endpoint, &accept.terms) else {
-        return Err(Reason::NoCommonEid);
+        return None;
     };
-    let eid = offer
-        .eids
-        .0
-        .iter()
-        .copied()
-        .find(|eid| terms.eid == *eid)
-        .ok_or(Reason::NoCommonEid)?;
+    let eid = offer.eids.0.iter().copied().find(|eid| terms.eid == *eid)?;
     if ism.chid != SHM_CHID {
-        return Err(Reason::NoCommonEid);
+        return None;
     }
     let capabilities = match &terms.first_contact {
         // Release 1 is what we offered; a server takes the lower one of the two.
         Some(first_contact) if first_contact.capabilities.release() > CAPABILITIES.release() => {
-            return Err(Reason::NoCommonEid);
+            return None;
         }
         Some(first_contact) => first_contact.capabilities,
         None => CAPABILITIES,
     };
-    Ok((
-        buffer(ism),
-        Agreed {
-            eid,
-            first_contact: terms.first_contact.is_some(),
-            capabilities,
-        },
-    ))
+    let agreed = Agreed {
+        client: offer.identity.gid,
+        eid,
+        first_contact: terms.first_contact.is_some(),
+        capabilities,
+    };
+    Some((buffer(ism), agreed))
 }
 
 /// The server: does the Confirm come from the client of the Proposal, on the terms of the Accept?
-pub(super) fn check_confirm(
-    client: ShmGid,
-    agreed: &Agreed,
-    confirm: &Confirm,
-) -> Result<ShmPeer, Field> {
+fn check_confirm(agreed: &Agreed, confirm: &Confirm) -> Result<ShmPeer, Field> {
     let (Endpoint::Ism(ism), Terms::V2(terms)) = (&confirm.endpoint, &confirm.terms) else {
         return Err(Field::Path);
     };
@@ -324,7 +449,7 @@ pub(super) fn check_confirm(
         return Err(Field::FirstContact);
     }
     let peer = buffer(ism);
-    if peer.gid != client {
+    if peer.gid != agreed.client {
         return Err(Field::Gid);
     }
     Ok(peer)

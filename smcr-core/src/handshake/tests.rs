@@ -2,14 +2,16 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::shm::{Identity, SHM_CHID, ShmEids, ShmGid, ShmLocal, ShmOffer};
+use super::shm::{Identity, SHM_CHID, ShmEids, ShmGid, ShmHost, ShmLocal, ShmOffer};
 use super::*;
 use crate::clc::golden::*;
 use crate::clc::{
-    Chid, ClcError, DmbToken, Endpoint, Field, HostName, Message, RmbeIndex, RmbeSize, Terms,
+    Chid, ClcError, Decline, DmbToken, Eid, Endpoint, Field, HostName, Message, PeerId, RmbeIndex,
+    RmbeSize, Terms,
 };
 
 mod pair;
+mod rdma;
 mod table;
 
 pub(crate) fn identity(start: u8) -> Identity {
@@ -37,34 +39,39 @@ pub(crate) fn buffer(identity: &Identity, index: u8) -> ShmLocal {
     }
 }
 
-fn client(now: Instant) -> ClientHandshake {
-    ClientHandshake::new(offer(), Timeouts::default(), now)
+fn client(now: Instant) -> ShmClient {
+    ShmClient::new(offer(), Timeouts::default(), now)
 }
 
-fn server(now: Instant) -> ServerHandshake {
-    ServerHandshake::new(identity(0x11), ShmEids::default(), Timeouts::default(), now)
+fn host(identity: Identity, eids: ShmEids) -> ShmHost {
+    ShmHost { identity, eids }
+}
+
+fn server(now: Instant) -> ShmServer {
+    let host = host(identity(0x11), ShmEids::default());
+    ShmServer::new(host, Timeouts::default(), now)
 }
 
 /// A client whose Proposal is on the wire.
-fn waiting_client(now: Instant) -> ClientHandshake {
+fn waiting_client(now: Instant) -> ShmClient {
     let mut client = client(now);
     client.poll_transmit().unwrap();
     client
 }
 
 /// A server that has read the golden Proposal.
-fn deciding_server(now: Instant) -> ServerHandshake {
+fn deciding_server(now: Instant) -> ShmServer {
     let mut server = server(now);
     assert_eq!(
         server.handle_bytes(PROPOSAL_SHM, now),
         Ok(PROPOSAL_SHM.len())
     );
-    assert!(matches!(server.poll_event(), Some(Event::Proposed { .. })));
+    assert!(matches!(server.poll_event(), Some(Event::Proposed(_))));
     server
 }
 
 /// A server whose Accept is on the wire.
-fn accepted_server(now: Instant) -> ServerHandshake {
+fn accepted_server(now: Instant) -> ShmServer {
     let mut server = deciding_server(now);
     server
         .accept(buffer(&identity(0x11), 1), true, now)
@@ -197,11 +204,11 @@ fn our_device_is_found_among_others() {
     server
         .handle_bytes(&Message::Proposal(proposal).emit(), now)
         .unwrap();
-    let Some(Event::Proposed { gid, peer_id, .. }) = server.poll_event() else {
+    let Some(Event::Proposed(proposed)) = server.poll_event() else {
         panic!()
     };
-    assert_eq!(gid, identity(0x11).gid);
-    assert_eq!(peer_id, offer().identity.peer_id);
+    assert_eq!(proposed.gid, identity(0x11).gid);
+    assert_eq!(proposed.peer_id, offer().identity.peer_id);
 }
 
 #[test]
@@ -209,16 +216,16 @@ fn the_clients_first_eid_wins() {
     let now = Instant::now();
     let mut offer = offer();
     offer.eids = ShmEids::groups(["A", "B", "C"]).unwrap();
-    let mut client = ClientHandshake::new(offer, Timeouts::default(), now);
+    let mut client = ShmClient::new(offer, Timeouts::default(), now);
     let eids = ShmEids::groups(["X", "C", "B"]).unwrap();
-    let mut server = ServerHandshake::new(identity(0x11), eids, Timeouts::default(), now);
+    let mut server = ShmServer::new(host(identity(0x11), eids), Timeouts::default(), now);
     server
         .handle_bytes(&client.poll_transmit().unwrap(), now)
         .unwrap();
-    let Some(Event::Proposed { eid, .. }) = server.poll_event() else {
+    let Some(Event::Proposed(proposed)) = server.poll_event() else {
         panic!()
     };
-    assert_eq!(eid.name(), "SMCR-SHM-1-B");
+    assert_eq!(proposed.eid.name(), "SMCR-SHM-1-B");
 }
 
 /// An Accept of something that was not offered: Decline instead of Confirm.

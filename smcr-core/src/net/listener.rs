@@ -113,7 +113,10 @@ impl SmcListener {
         let (tcp, peer) = self.tcp.accept()?;
         self.announce();
         let accepted = match (self.refused, start::engine()) {
-            (None, Ok(engine)) => engine.accepted(tcp.as_fd()),
+            (None, Ok(engine)) => {
+                let admitted = engine.accepted(tcp.as_fd());
+                admitted.map(|admitted| (admitted, engine))
+            }
             (Some(reason), _) | (None, Err(reason)) => Err(reason),
         };
         let local = tcp.local_addr().unwrap_or(self.local);

@@ -37,6 +37,9 @@ pub(super) fn engine() -> Result<&'static Engine, Reason> {
 fn publish() {
     static PUBLISHED: Once = Once::new();
     extern "C" fn close() {
+        if let Some(engine) = engine::engine() {
+            engine.process_ends();
+        }
         PUBLISHER.close();
     }
     PUBLISHED.call_once(|| {

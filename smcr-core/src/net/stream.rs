@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::{Mode, start};
 use crate::Reason;
-use crate::engine::{self, Accepted, Connection, Phase};
+use crate::engine::{self, Admitted, Connection, Phase};
 use crate::stat::{Role, Slot};
 use crate::sys;
 
@@ -78,7 +78,7 @@ impl SmcStream {
         let refusal = match &planned {
             Err(reason) => Some(*reason),
             Ok((engine, plan)) => match engine.connected(plan, socket.as_fd(), outcome) {
-                Ok(connecting) => return Self::from_connecting(connecting, engine, addr),
+                Ok(connecting) => return Ok(Self::from_connecting(connecting, engine, addr)),
                 Err(reason) => reason,
             },
         };
@@ -99,7 +99,7 @@ impl SmcStream {
         connecting: engine::Connecting,
         engine: &'static engine::Engine,
         addr: SocketAddr,
-    ) -> io::Result<Self> {
+    ) -> Self {
         let engine::Connecting {
             connection,
             mut pending,
@@ -115,18 +115,23 @@ impl SmcStream {
             // `on_tcp` is called.
             engine.watch(connection);
         }
-        Ok(stream)
+        stream
     }
 
     pub(super) fn from_accepted(
-        accepted: Result<Accepted, Reason>,
+        accepted: Result<(Admitted, &'static engine::Engine), Reason>,
         tcp: OwnedFd,
         local: SocketAddr,
         peer: SocketAddr,
     ) -> Self {
         match accepted {
             // The engine keeps a copy of the TCP socket.
-            Ok(accepted) => Self::new(accepted.end, Arc::new(accepted.connection), local, peer),
+            Ok((Admitted::Moved(accepted), _)) => {
+                Self::new(accepted.end, Arc::new(accepted.connection), local, peer)
+            }
+            Ok((Admitted::Pending(connecting), engine)) => {
+                Self::from_connecting(connecting, engine, peer)
+            }
             Err(reason) => Self::on_tcp(tcp, Role::Server, reason, local, peer),
         }
     }

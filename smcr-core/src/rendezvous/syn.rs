@@ -9,11 +9,27 @@ use crate::sys;
 /// The TTL (hop limit) of a SYN sent under the library. No usual initial TTL is near it.
 pub const HINT_TTL: u8 = 191;
 
+/// The TTL of a SYN whose sender asks by [`crate::signal::networks`]. Routers count it down, at
+/// most to [`NETWORK_HINT_LOWEST`].
+pub const NETWORK_HINT_TTL: u8 = HINT_TTL - 1;
+
+/// The lowest TTL that is taken for [`NETWORK_HINT_TTL`] after some hops.
+pub const NETWORK_HINT_LOWEST: u8 = 160;
+
 /// What an accepted connection's SYN said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Syn {
+    /// The TTL (hop limit) with which it arrived.
+    pub ttl: u8,
     /// The time stamp option's TSval.
     pub tsval: u32,
+}
+
+impl Syn {
+    /// Whether the client asks by [`crate::signal::networks`].
+    pub fn is_from_network(self) -> bool {
+        (NETWORK_HINT_LOWEST..=NETWORK_HINT_TTL).contains(&self.ttl)
+    }
 }
 
 /// Asks the kernel to keep the SYNs of a listening socket.
@@ -23,6 +39,11 @@ pub fn keep(listener: BorrowedFd<'_>) -> bool {
 
 /// The SYN of a connection just accepted, if it carried the hint and a time stamp.
 pub fn hinted(accepted: BorrowedFd<'_>) -> Option<Syn> {
+    saved(accepted).filter(|syn| syn.ttl == HINT_TTL)
+}
+
+/// The SYN of a connection just accepted, if it carried a time stamp. The kernel tells it once.
+pub fn saved(accepted: BorrowedFd<'_>) -> Option<Syn> {
     let mut raw = [0u8; 160];
     let len = sys::get_bytes(accepted, libc::IPPROTO_TCP, libc::TCP_SAVED_SYN, &mut raw).ok()?;
     parse(&raw[..len])
@@ -35,9 +56,6 @@ fn parse(raw: &[u8]) -> Option<Syn> {
         6 => (*raw.get(7)?, 40),
         _ => return None,
     };
-    if ttl != HINT_TTL {
-        return None;
-    }
     let tcp = raw.get(header..)?;
     let end = usize::from(tcp.get(12)? >> 4) * 4;
     let mut options = tcp.get(20..end)?;
@@ -46,6 +64,7 @@ fn parse(raw: &[u8]) -> Option<Syn> {
             [1, rest @ ..] => options = rest,
             [8, 10, a, b, c, d, ..] => {
                 return Some(Syn {
+                    ttl,
                     tsval: u32::from_be_bytes([*a, *b, *c, *d]),
                 });
             }
@@ -60,6 +79,11 @@ fn parse(raw: &[u8]) -> Option<Syn> {
 /// Sets the hint on a socket that is about to connect. `clear` takes it back.
 pub fn set_hint(fd: BorrowedFd<'_>, ipv6: bool) -> bool {
     set_ttl(fd, ipv6, i32::from(HINT_TTL))
+}
+
+/// The same for a peer in a network that is asked.
+pub fn set_network_hint(fd: BorrowedFd<'_>, ipv6: bool) -> bool {
+    set_ttl(fd, ipv6, i32::from(NETWORK_HINT_TTL))
 }
 
 /// Gives the socket the TTL back that the program asked for; -1: the system's default.
@@ -94,6 +118,12 @@ impl Window {
         })
     }
 
+    /// The `span + 1` time stamps up to `newest`.
+    #[cfg(test)]
+    pub(crate) fn of(newest: u32, span: u32) -> Self {
+        Self { newest, span }
+    }
+
     /// Whether a SYN of ours can have carried this time stamp.
     pub fn contains(&self, tsval: u32) -> bool {
         self.newest.wrapping_sub(tsval) <= self.span
@@ -102,7 +132,7 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
-    use super::{HINT_TTL, Syn, Window, parse};
+    use super::{HINT_TTL, NETWORK_HINT_LOWEST, NETWORK_HINT_TTL, Syn, Window, parse};
 
     fn syn(ttl: u8) -> Vec<u8> {
         let mut raw = vec![0u8; 20];
@@ -119,8 +149,21 @@ mod tests {
 
     #[test]
     fn finds_the_time_stamp_behind_other_options() {
-        assert_eq!(parse(&syn(HINT_TTL)), Some(Syn { tsval: 0x0102_0304 }));
-        assert_eq!(parse(&syn(64)), None);
+        for ttl in [HINT_TTL, 64] {
+            let tsval = 0x0102_0304;
+            assert_eq!(parse(&syn(ttl)), Some(Syn { ttl, tsval }));
+        }
+    }
+
+    #[test]
+    fn the_hint_for_networks_survives_hops() {
+        let asks = |ttl| Syn { ttl, tsval: 1 }.is_from_network();
+        assert!(asks(NETWORK_HINT_TTL) && asks(NETWORK_HINT_TTL - 5));
+        for usual in [32, 64, 128, 255, HINT_TTL] {
+            assert!(!asks(usual), "{usual}");
+        }
+        // A usual initial TTL would take this many hops to look like one.
+        const { assert!(255 - NETWORK_HINT_TTL > 60 && NETWORK_HINT_LOWEST > 128) };
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::{Lock, Memory, MemoryError};
 /// One end's own state of one connection. The peer cannot write here, so the cursors in here are
 /// the ones to trust; a parent and its children can, so that all of them may use the connection.
 #[repr(C, align(128))]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Local {
     /// Held while copying into the peer's ring and moving `prod`.
     pub tx_lock: Lock,
@@ -24,7 +24,7 @@ pub struct Local {
     pub prod: AtomicU64,
     /// The last valid consumer cursor read from the peer.
     pub peer_cons: AtomicU64,
-    _pad0: [u8; 104],
+    _pad0: Padding<104>,
     /// Held while copying out of our ring and moving `cons`.
     pub rx_lock: Lock,
     /// Bytes consumed since the connection began.
@@ -35,7 +35,7 @@ pub struct Local {
     pub urgent_byte: AtomicU32,
     /// `errno` waiting to be reported once, 0 if none (the kernel's sk_err).
     pub error: AtomicU32,
-    _pad1: [u8; 88],
+    _pad1: Padding<88>,
     /// Threads, of all processes, that sleep in the kernel until the socket is readable.
     pub sleepers: AtomicU32,
     /// 1 if the program asked for O_NONBLOCK (a cache: the kernel knows for sure).
@@ -50,7 +50,18 @@ pub struct Local {
     pub low_water: AtomicU32,
     /// How often the connection was passed on to another process.
     pub passed_on: AtomicU32,
-    _pad2: [u8; 100],
+    _pad2: Padding<100>,
+}
+
+/// Keeps what different ends write in lines of their own.
+#[repr(transparent)]
+#[derive(Debug)]
+struct Padding<const N: usize>([u8; N]);
+
+impl<const N: usize> Default for Padding<N> {
+    fn default() -> Self {
+        Self([0; N])
+    }
 }
 
 impl Local {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use smcr_core::clc::{DmbToken, HostName, PeerId, RmbeIndex, RmbeSize};
 use smcr_core::conn::bell;
-use smcr_core::handshake::shm::{Identity, ShmBuffer, ShmEids, ShmGid, ShmOffer};
-use smcr_core::handshake::{ClientHandshake, Event, ServerHandshake, Timeouts};
+use smcr_core::handshake::shm::{Identity, ShmBuffer, ShmEids, ShmGid, ShmHost, ShmOffer};
+use smcr_core::handshake::{Event, ShmClient, ShmServer, Timeouts};
 use smcr_core::rendezvous::messages::{self, Message, RmbInfo};
 use smcr_core::rendezvous::names::{self, CallListener, Presence};
 use smcr_core::rendezvous::syn;
@@ -127,7 +127,7 @@ impl Client {
         self.send(handshake.poll_transmit());
         let peer = loop {
             match handshake.poll_event() {
-                Some(Event::Accepted { peer, .. }) => break peer,
+                Some(Event::Accepted(accepted)) => break accepted.peer,
                 Some(event) => panic!("{event:?}"),
                 None => {
                     let mut bytes = vec![0; handshake.needed()];
@@ -180,21 +180,20 @@ pub(crate) fn fd(rmb: &Rmb) -> BorrowedFd<'_> {
     rmb.fd()
 }
 
-pub(crate) fn client_handshake() -> ClientHandshake {
+pub(crate) fn client_handshake() -> ShmClient {
     let offer = ShmOffer {
         identity: identity(),
         eids: ShmEids::default(),
     };
-    ClientHandshake::new(offer, Timeouts::default(), Instant::now())
+    ShmClient::new(offer, Timeouts::default(), Instant::now())
 }
 
-pub(crate) fn server_handshake() -> ServerHandshake {
-    ServerHandshake::new(
-        identity(),
-        ShmEids::default(),
-        Timeouts::default(),
-        Instant::now(),
-    )
+pub(crate) fn server_handshake() -> ShmServer {
+    let host = ShmHost {
+        identity: identity(),
+        eids: ShmEids::default(),
+    };
+    ShmServer::new(host, Timeouts::default(), Instant::now())
 }
 
 fn victims_memory(channel: &OwnedFd, index: u8) -> (Arc<Rmb>, u8) {
@@ -288,7 +287,7 @@ impl Called {
 
 impl Committed {
     /// Takes the Proposal; the handshake stands where the server decides.
-    pub(crate) fn proposed(&mut self) -> ServerHandshake {
+    pub(crate) fn proposed(&mut self) -> ShmServer {
         let mut handshake = server_handshake();
         loop {
             match handshake.poll_event() {
@@ -321,7 +320,7 @@ impl Committed {
         self.send(handshake.poll_transmit());
         let peer = loop {
             match handshake.poll_event() {
-                Some(Event::Confirmed { peer }) => break peer,
+                Some(Event::Confirmed(confirmed)) => break confirmed.peer,
                 Some(event) => panic!("{event:?}"),
                 None => {
                     let mut bytes = vec![0; handshake.needed()];

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use smcr_core::conn::io::Slices;
-use smcr_core::conn::{Arming, Smc, bell};
+use smcr_core::conn::{Arming, Home, Smc, bell};
 use smcr_core::group::LinkGroup;
 use smcr_core::shm::{Arena, Tx};
 use smcr_core::sys;
@@ -47,7 +47,13 @@ pub(crate) fn pair() -> [End; 2] {
             sys::set_bytes(fd.as_fd(), libc::SOL_SOCKET, option, &time).unwrap();
         }
         End {
-            smc: Smc::new(tx, rx, arena.take().unwrap(), Arc::clone(&group), 0),
+            smc: Smc::new(
+                tx,
+                rx,
+                arena.take().unwrap(),
+                Home::Shm(Arc::clone(&group)),
+                0,
+            ),
             fd,
             group,
         }

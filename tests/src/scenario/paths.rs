@@ -22,19 +22,59 @@ pub fn target() -> PathBuf {
     }
 }
 
+/// Set to the name of a cargo profile: what was built with it is tested, in place of the release
+/// build. `quick` is quicker to build.
+pub const PROFILE: &str = "SMCR_PROFILE";
+
+/// The profile whose programs are tested.
+pub fn profile() -> String {
+    std::env::var(PROFILE).unwrap_or_else(|_| "release".to_owned())
+}
+
+/// Where cargo puts the programs under test.
+pub fn programs() -> PathBuf {
+    match profile().as_str() {
+        "dev" => target().join("debug"),
+        profile => target().join(profile),
+    }
+}
+
 /// The library that is preloaded.
 pub fn library() -> PathBuf {
-    target().join("release/libsmcr.so")
+    programs().join("libsmcr.so")
 }
 
 /// The statistics tool.
 pub fn stat_tool() -> PathBuf {
-    target().join("release/smcr-stat")
+    programs().join("smcr-stat")
+}
+
+/// The tool for the PNET table.
+pub fn pnet_tool() -> PathBuf {
+    programs().join("smcr-pnet")
+}
+
+/// The tool for the TCP option.
+pub fn option_tool() -> PathBuf {
+    programs().join("smcr-option")
 }
 
 /// The load program of this package.
 pub fn load_tool() -> PathBuf {
-    target().join("release/smcr-load")
+    programs().join("smcr-load")
+}
+
+/// The program that tries the RDMA fabric alone, an example of smcr-core.
+pub const FABRIC_TOOL: &str = "verbs";
+
+/// Where that program is.
+pub fn fabric_tool() -> PathBuf {
+    programs().join("examples").join(FABRIC_TOOL)
+}
+
+/// The agent in the lab's guests.
+pub fn guest_agent() -> PathBuf {
+    programs().join("smcr-guest")
 }
 
 /// A small program that the tests bring along.
@@ -56,8 +96,14 @@ pub fn python() -> PathBuf {
 /// Set by whoever has built the release programs already.
 pub const PREBUILT: &str = "SMCR_PREBUILT";
 
-/// The packages that scenarios need in release form.
-pub const PACKAGES: [&str; 3] = ["smcr-preload", "smcr-stat", "smcr-tests"];
+/// The packages whose programs scenarios need.
+pub const PACKAGES: [&str; 5] = [
+    "smcr-preload",
+    "smcr-stat",
+    "smcr-pnet",
+    "smcr-option",
+    "smcr-tests",
+];
 
 /// Builds the library and the tools once per process, so that a test never runs against a stale
 /// library. Does nothing where [`PREBUILT`] is set.
@@ -68,7 +114,8 @@ pub fn ensure_built() -> Result<()> {
             return true;
         }
         let mut cargo = Command::new("cargo");
-        cargo.args(["build", "--quiet", "--release", "--bins", "--lib"]);
+        cargo.args(["build", "--quiet", "--bins", "--lib", "--profile"]);
+        cargo.arg(profile());
         for package in PACKAGES {
             cargo.args(["--package", package]);
         }
@@ -76,11 +123,21 @@ pub fn ensure_built() -> Result<()> {
         cargo.status().is_ok_and(|status| status.success())
     });
     if !built {
-        bail!("`cargo build --release` failed: the library is not there to be tested");
+        bail!("`cargo build` failed: the library is not there to be tested");
     }
-    for file in [library(), stat_tool(), load_tool()] {
+    for file in [
+        library(),
+        stat_tool(),
+        pnet_tool(),
+        load_tool(),
+        guest_agent(),
+    ] {
         if !file.exists() {
-            bail!("{} is missing: run `cargo build --release`", file.display());
+            bail!(
+                "{} is missing: run `cargo build --profile {} --workspace`",
+                file.display(),
+                profile()
+            );
         }
     }
     Ok(())

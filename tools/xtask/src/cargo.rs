@@ -24,13 +24,24 @@ pub(crate) fn run(arguments: &[&str]) -> Result<bool> {
     Ok(status.success())
 }
 
-/// Builds what scenarios run: the library, smcr-stat and the load program.
+/// Builds what scenarios run: the library, smcr-stat and the programs of the tests.
 pub(crate) fn build_for_scenarios() -> Result<()> {
-    let mut arguments = vec!["build", "--release", "--lib", "--bins"];
+    let profile = paths::profile();
+    let mut arguments = vec!["build", "--profile", &profile, "--lib", "--bins"];
     for package in paths::PACKAGES {
         arguments.extend(["--package", package]);
     }
-    ensure!(run(&arguments)?, "the release build failed");
+    ensure!(run(&arguments)?, "the build failed");
+    let fabric = [
+        "build",
+        "--profile",
+        &profile,
+        "--package",
+        "smcr-core",
+        "--example",
+        paths::FABRIC_TOOL,
+    ];
+    ensure!(run(&fabric)?, "the build failed");
     Ok(())
 }
 

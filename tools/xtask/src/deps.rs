@@ -11,7 +11,7 @@ use smcr_tests::scenario::process;
 use crate::ui;
 
 /// A program or file, and the Debian package that has it.
-const NEEDED: [(&str, &str); 13] = [
+const NEEDED: [(&str, &str); 17] = [
     ("iperf3", "iperf3"),
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
@@ -25,15 +25,46 @@ const NEEDED: [(&str, &str); 13] = [
     ("python3", "python3"),
     ("gcc", "gcc"),
     ("/usr/include/stdio.h", "libc6-dev"),
+    // What the library is built with: the headers of RDMA, and what reads them.
+    ("/usr/include/infiniband/verbs.h", "libibverbs-dev"),
+    ("/usr/include/rdma/rdma_cma.h", "librdmacm-dev"),
+    ("/usr/lib/*/lib/libclang.so", "libclang-dev"),
+    ("pkg-config", "pkg-config"),
+];
+
+/// The same for the lab: the emulator, what guests are made of, and what runs in them.
+const LAB: [(&str, &str); 12] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("modprobe", "kmod"),
+    ("xz", "xz-utils"),
+    ("ip", "iproute2"),
+    ("ibv_devinfo", "ibverbs-utils"),
+    ("/etc/libibverbs.d/rxe.driver", "ibverbs-providers"),
+    ("ib_write_lat", "perftest"),
+    ("rstream", "rdmacm-utils"),
+    ("tshark", "tshark"),
+    ("/usr/lib/postgresql/*/bin/postgres", "postgresql"),
+    ("/usr/lib/postgresql/*/bin/pgbench", "postgresql"),
 ];
 
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 const POLICY_TEXT: &str =
     "#!/bin/sh\n# Made by `cargo xtask deps` while it installs; may be removed.\nexit 101\n";
 
-/// Installs what is missing.
+/// Installs what is missing of what tests and demo run on this machine.
 pub(crate) fn install() -> Result<()> {
-    let mut packages = missing();
+    install_missing(&NEEDED)
+}
+
+/// Installs what is missing for the lab, too.
+pub(crate) fn install_with_lab() -> Result<()> {
+    let all = [NEEDED.as_slice(), LAB.as_slice()].concat();
+    install_missing(&all)
+}
+
+fn install_missing(needed: &[(&str, &'static str)]) -> Result<()> {
+    let mut packages = missing(needed);
     if packages.is_empty() {
         println!("all programs are installed");
         return Ok(());
@@ -67,7 +98,7 @@ pub(crate) fn install() -> Result<()> {
     ];
     arguments.extend(&packages);
     ensure!(apt_get(&arguments)?, "apt-get install failed; {by_hand}");
-    let still = missing();
+    let still = missing(needed);
     if !still.is_empty() {
         bail!("installed, but still missing: {}", still.join(" "));
     }
@@ -76,13 +107,23 @@ pub(crate) fn install() -> Result<()> {
 }
 
 /// The packages of what is missing, in order.
-fn missing() -> Vec<&'static str> {
-    let is_missing = |name: &str| process::find(OsStr::new(name)).is_none();
-    NEEDED
+fn missing(needed: &[(&str, &'static str)]) -> Vec<&'static str> {
+    needed
         .iter()
-        .filter(|(name, _)| is_missing(name))
+        .filter(|(name, _)| !is_there(name))
         .map(|(_, package)| *package)
         .collect()
+}
+
+/// Is the program or file there? `*` stands for a directory of any name.
+fn is_there(name: &str) -> bool {
+    let Some((base, rest)) = name.split_once("/*/") else {
+        return process::find(OsStr::new(name)).is_some();
+    };
+    let directories = std::fs::read_dir(base).into_iter().flatten().flatten();
+    directories
+        .into_iter()
+        .any(|entry| entry.path().join(rest).exists())
 }
 
 fn apt_get(arguments: &[&str]) -> Result<bool> {

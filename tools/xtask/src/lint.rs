@@ -33,6 +33,14 @@ pub(crate) fn add(steps: &mut Steps) -> Result<()> {
             ])?)
         });
     }
+    // A target that is only built when it is named.
+    steps.step("clippy, the lab's scenarios as tests", || {
+        let target = ["--package", "smcr-tests", "--test", "lab"];
+        let mut arguments = vec!["clippy", "--no-deps", "--quiet"];
+        arguments.extend(target);
+        arguments.extend(["--", "-D", "warnings"]);
+        verdict(cargo::run(&arguments)?)
+    });
     steps.step("cargo deny: licences, bans, sources", deny::check);
     steps.step("cargo deny: advisories", deny::advisories);
     Ok(())

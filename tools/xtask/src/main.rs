@@ -5,6 +5,7 @@ mod cargo;
 mod demo;
 mod deny;
 mod deps;
+mod lab;
 mod lint;
 mod test;
 mod ui;
@@ -16,10 +17,12 @@ use anyhow::{Result, bail};
 const HELP: &str = "\
 cargo xtask <command>
 
-  deps                  install the programs that the tests and the demo run (Debian, by apt-get)
+  deps                  install the programs that tests, demo and lab run (Debian, by apt-get)
   demo                  real programs over plain TCP and under the library, side by side
   bench [--json FILE] [--quick] [--list] [NAME...]
                         the same as numbers: medians, ratios, targets
+  lab [--list] [--keep DIR] [--profile NAME] [SCENARIO... | shell [GUEST]]
+                        real RDMA, between two emulated machines
   lint                  rustfmt, clippy per package, cargo deny
   test                  everything that continuous integration runs
 ";
@@ -49,11 +52,14 @@ fn run() -> Result<bool> {
     if command == "bench" {
         return bench::run(bench::Options::parse(arguments)?).map(|()| true);
     }
+    if command == "lab" {
+        return lab::run(arguments);
+    }
     if let Some(extra) = arguments.next()? {
         return Err(extra.unexpected().into());
     }
     match command.as_str() {
-        "deps" => deps::install().map(|()| true),
+        "deps" => deps::install_with_lab().map(|()| true),
         "demo" => demo::run().map(|()| true),
         "lint" => lint::run(),
         "test" => test::run(),

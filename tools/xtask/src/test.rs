@@ -79,19 +79,32 @@ pub(crate) fn run() -> Result<bool> {
         })
     });
     if built {
-        tests(&mut steps);
+        // Not in release form: that would build everything twice over with link-time
+        // optimisation, and the programs under test are release builds anyway.
+        let workspace = ["test", "--workspace", "--no-fail-fast"];
+        tests(&mut steps, "tests", &workspace);
+        steps.step("programs that the lab runs", || {
+            Ok(match deps::install_with_lab() {
+                Ok(()) => Verdict::Passed,
+                Err(error) => {
+                    println!("{error:#}");
+                    Verdict::Skipped
+                }
+            })
+        });
+        // Says itself where it cannot run.
+        let lab = ["test", "--package", "smcr-tests", "--test", "lab"];
+        tests(&mut steps, "lab", &lab);
     }
     Ok(steps.close())
 }
 
 /// `cargo test`, whose tests are counted one by one.
-fn tests(steps: &mut Steps) {
-    println!("\n== tests");
+fn tests(steps: &mut Steps, name: &str, arguments: &[&str]) {
+    println!("\n== {name}");
     let start = Instant::now();
     let mut counts = Counts::default();
-    // Not in release form: that would build everything twice over with link-time optimisation,
-    // and the programs under test are release builds anyway.
-    let mut command = cargo::command(&["test", "--workspace", "--no-fail-fast"]);
+    let mut command = cargo::command(arguments);
     command
         .env(paths::PREBUILT, "1")
         .env("RUST_LIB_BACKTRACE", "0");
@@ -106,11 +119,15 @@ fn tests(steps: &mut Steps) {
     }
     steps.passed += counts.passed;
     steps.failed += counts.failed;
-    let word = match counts.failed {
-        0 => format!("{} passed", counts.passed),
-        failed => format!("{failed} FAILED"),
+    let word = match counts {
+        Counts {
+            failed: 0,
+            passed: 0,
+        } => "skipped".to_owned(),
+        Counts { failed: 0, passed } => format!("{passed} passed"),
+        Counts { failed, .. } => format!("{failed} FAILED"),
     };
-    steps.record("tests", start, &word);
+    steps.record(name, start, &word);
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -1,15 +1,16 @@
 //! Two machines and the stream between them.
 
+use super::super::shm::{Accepted, Confirmed, Proposed, Shm};
 use super::*;
 
 /// Client, server, and what is under way in each direction.
 struct Pair {
-    client: ClientHandshake,
-    server: ServerHandshake,
+    client: ShmClient,
+    server: ShmServer,
     to_server: Vec<u8>,
     to_client: Vec<u8>,
-    client_events: Vec<Event>,
-    server_events: Vec<Event>,
+    client_events: Vec<Event<Shm>>,
+    server_events: Vec<Event<Shm>>,
     now: Instant,
     /// The sizes of the pieces in which the stream delivers, over and over.
     pieces: Vec<usize>,
@@ -24,10 +25,9 @@ impl Pair {
             eids: ShmEids::default(),
         };
         Self {
-            client: ClientHandshake::new(offer, Timeouts::default(), now),
-            server: ServerHandshake::new(
-                identity(0x80),
-                ShmEids::default(),
+            client: ShmClient::new(offer, Timeouts::default(), now),
+            server: ShmServer::new(
+                host(identity(0x80), ShmEids::default()),
                 Timeouts::default(),
                 now,
             ),
@@ -95,7 +95,7 @@ impl Pair {
     }
 }
 
-fn declined(reason: Reason) -> Event {
+fn declined(reason: Reason) -> Event<Shm> {
     Event::Declined {
         code: reason.into(),
         out_of_sync: false,
@@ -105,27 +105,27 @@ fn declined(reason: Reason) -> Event {
 fn handshake(pieces: &[usize]) {
     let mut pair = Pair::new(pieces);
     pair.run();
-    let proposed = Event::Proposed {
+    let proposed = Event::Proposed(Proposed {
         gid: identity(0x40).gid,
         eid: ShmEids::default().as_slice()[0],
         peer_id: identity(0x40).peer_id,
-    };
+    });
     assert_eq!(pair.server_events, [proposed]);
     pair.accept();
-    let accepted = Event::Accepted {
+    let accepted = Event::Accepted(Accepted {
         peer: buffer(&identity(0x80), 1),
         first_contact: true,
         eid: ShmEids::default().as_slice()[0],
-    };
+    });
     assert_eq!(pair.client_events, [accepted]);
     pair.client.confirm(buffer(&identity(0x40), 9)).unwrap();
     pair.run();
     assert_eq!(pair.client_events[1..], [Event::Done]);
     assert_eq!(
         pair.server_events[1..],
-        [Event::Confirmed {
+        [Event::Confirmed(Confirmed {
             peer: buffer(&identity(0x40), 9)
-        }]
+        })]
     );
     assert_eq!(
         (pair.client.phase(), pair.server.phase()),

@@ -7,12 +7,12 @@ const MESSAGES: [&[u8]; 4] = [PROPOSAL_SHM, ACCEPT_SHM, CONFIRM_SHM, DECLINE_V2]
 /// What a message did: bytes taken and the phase after it, or the error.
 type Outcome = Result<(usize, Phase), HandshakeError>;
 
-fn at_client(mut client: ClientHandshake, bytes: &[u8]) -> Outcome {
+fn at_client(mut client: ShmClient, bytes: &[u8]) -> Outcome {
     let taken = client.handle_bytes(bytes, Instant::now())?;
     Ok((taken, client.phase()))
 }
 
-fn at_server(mut server: ServerHandshake, bytes: &[u8]) -> Outcome {
+fn at_server(mut server: ShmServer, bytes: &[u8]) -> Outcome {
     let taken = server.handle_bytes(bytes, Instant::now())?;
     Ok((taken, server.phase()))
 }

@@ -24,7 +24,7 @@ fn is_root() -> bool {
 }
 
 /// Fills a file with bytes that do not repeat, the same ones every time.
-fn fill(path: &Path, bytes: usize) -> Result<()> {
+pub(crate) fn fill(path: &Path, bytes: usize) -> Result<()> {
     use std::io::Write;
     let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;

@@ -1,0 +1,210 @@
+//! Which RoCE port serves a connection, and what we can offer over it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use pnet::resolve::{self, Flow, Resolver, Unresolved};
+
+use crate::Reason;
+use crate::clc::{Gid, HostName, Mac, PeerId, Version};
+use crate::config::Config;
+use crate::handshake::rdma::{RdmaEnd, RdmaIdentity as Identity, Subnets, V1, V2};
+use crate::rdma::fabric::{LocalGid, Port};
+use crate::rdma::verbs;
+
+/// One link per group is what this library makes.
+const LINKS: u8 = 1;
+
+/// Finds ports and opens them.
+#[derive(Debug)]
+pub(super) struct Choice {
+    resolver: Mutex<Resolver>,
+    identity: Identity,
+    open: Mutex<Vec<Arc<dyn Port>>>,
+}
+
+/// What serves a connection.
+#[derive(Debug, Clone)]
+pub(super) struct Chosen {
+    /// What to say in CLC messages.
+    pub(super) end: RdmaEnd,
+    v1: Option<Served>,
+    v2: Option<Served>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Served {
+    pub(super) port: Arc<dyn Port>,
+    pub(super) gid: LocalGid,
+}
+
+impl Choice {
+    pub(super) fn new(config: &Config, random: [u8; 8]) -> Self {
+        Self {
+            resolver: Mutex::new(Resolver::new(config.pnet_table())),
+            identity: Identity {
+                peer_id: peer_id(random),
+                host_name: HostName::new(rustix::system::uname().nodename().to_bytes()),
+            },
+            open: Mutex::default(),
+        }
+    }
+
+    /// Whether a connection to `peer` may find a port: false wherever there is no RDMA device, at
+    /// the cost of a failing open() a second.
+    pub(super) fn may_serve(&self, peer: IpAddr) -> bool {
+        let any = SocketAddr::new(unspecified(peer), 0);
+        let flow = Flow::between(any, SocketAddr::new(peer, 0));
+        match self.resolver.lock().resolve(&flow) {
+            Ok(resolution) => !resolution.ports.is_empty(),
+            Err(error) => {
+                log::debug!("{peer}: {error}");
+                false
+            }
+        }
+    }
+
+    /// What serves the connected socket `tcp`.
+    ///
+    /// # Errors
+    /// [`Reason::NoRdmaDevice`].
+    pub(super) fn choose(
+        &self,
+        config: &Config,
+        tcp: BorrowedFd<'_>,
+        local: SocketAddr,
+    ) -> Result<Chosen, Reason> {
+        let flow = Flow::of_socket(tcp).map_err(|_| Reason::Ended)?;
+        let mut resolver = self.resolver.lock();
+        let mut served = |wanted: bool, version| {
+            if !wanted {
+                return None;
+            }
+            let found = resolver
+                .endpoint(&flow, version)
+                .inspect_err(|error: &Unresolved| log::debug!("{local}: {error}"))
+                .ok()?;
+            let port = self.open(&found.port.device, found.port.port)?;
+            let gid = LocalGid {
+                index: u8::try_from(found.gid_index).ok()?,
+                gid: Gid(found.gid.octets()),
+            };
+            Some((Served { port, gid }, found))
+        };
+        let v1 = served(config.smcr_v1(), resolve::Version::V1);
+        let v2 = served(config.smcr_v2(), resolve::Version::V2);
+        let mac = v2.as_ref().or(v1.as_ref()).map(|(_, found)| Mac(found.mac));
+        let end = RdmaEnd {
+            identity: self.identity,
+            mac: mac.ok_or(Reason::NoRdmaDevice)?,
+            v1: v1.as_ref().map(|(served, found)| V1 {
+                gid: served.gid.gid,
+                subnets: subnets(local.ip(), &found.subnets),
+            }),
+            v2: v2.as_ref().map(|(served, _)| V2 {
+                gid: served.gid.gid,
+                ueids: config.ueids().clone(),
+                capabilities: config.smcr_capabilities(LINKS),
+            }),
+        };
+        let of = |served: Option<(Served, _)>| served.map(|(served, _)| served);
+        Ok(Chosen {
+            end,
+            v1: of(v1),
+            v2: of(v2),
+        })
+    }
+
+    /// Names this process to its peers.
+    pub(super) fn peer_id(&self) -> PeerId {
+        self.identity.peer_id
+    }
+
+    /// What to say where nothing serves.
+    pub(super) fn nothing(&self) -> RdmaEnd {
+        RdmaEnd {
+            identity: self.identity,
+            mac: Mac::default(),
+            v1: None,
+            v2: None,
+        }
+    }
+
+    /// The port of that name, opened once.
+    fn open(&self, device: &str, port: u8) -> Option<Arc<dyn Port>> {
+        let mut open = self.open.lock();
+        let name = format!("{device}/{port}");
+        if let Some(known) = open.iter().find(|known| known.name() == name) {
+            if !known.is_gone() {
+                return Some(Arc::clone(known));
+            }
+            open.retain(|known| known.name() != name);
+        }
+        match verbs::open(device, port) {
+            Ok(port) => {
+                open.push(Arc::clone(&port));
+                Some(port)
+            }
+            Err(error) => {
+                log::warn!("{name}: {error}");
+                None
+            }
+        }
+    }
+}
+
+impl Chosen {
+    /// The port and GID for a version that was settled.
+    pub(super) fn served(&self, version: Version) -> Result<&Served, Reason> {
+        let served = match version {
+            Version::V1 => &self.v1,
+            Version::V2 => &self.v2,
+        };
+        served.as_ref().ok_or(Reason::NoRdmaDevice)
+    }
+}
+
+/// Names this process to its peers. RFC 7609 §A.2.1 makes it of two free bytes and a MAC, which
+/// is one name for a host; here it is the process, and a child of a fork is another peer. So the
+/// MAC is one that belongs to nobody (locally administered, RFC 7042 §2.1), at random.
+fn peer_id(mut random: [u8; 8]) -> PeerId {
+    random[2] = random[2] & !0x03 | 0x02;
+    PeerId(random)
+}
+
+/// The subnets of a connection's own address' family, its own one first.
+fn subnets(local: IpAddr, all: &[(IpAddr, u8)]) -> Subnets {
+    match local.to_canonical() {
+        IpAddr::V4(local) => {
+            let mut found: Vec<(Ipv4Addr, u8)> = Vec::new();
+            for (address, bits) in all {
+                if let IpAddr::V4(address) = *address {
+                    found.push((address, *bits));
+                }
+            }
+            let common = |(address, bits): &(Ipv4Addr, u8)| {
+                let mask = u32::MAX.checked_shl(32 - u32::from(*bits)).unwrap_or(0);
+                (address.to_bits() ^ local.to_bits()) & mask != 0
+            };
+            found.sort_by_key(common);
+            Subnets::V4(found)
+        }
+        IpAddr::V6(_) => Subnets::V6(
+            all.iter()
+                .filter_map(|(address, bits)| match address {
+                    IpAddr::V6(address) => Some((*address, *bits)),
+                    IpAddr::V4(_) => None,
+                })
+                .collect(),
+        ),
+    }
+}
+
+fn unspecified(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    }
+}

@@ -1,0 +1,314 @@
+//! The thread of the wire: sleeps until an adapter, a TCP socket with a pending handshake, a
+//! process that shares a connection, or the clock has something to say.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec};
+use rustix::io::Errno;
+
+use super::super::{Connection, Engine};
+use super::Rest;
+use crate::rdma::{ConnId, News};
+use crate::{Reason, fds};
+
+/// How often the thread looks at the clock at least, while there are connections.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+/// How long a fork waits for handshakes of accepted connections.
+const FORK_WAIT: Duration = Duration::from_secs(5);
+
+/// The thread's mailbox.
+#[derive(Debug)]
+pub(in crate::engine) struct Thread {
+    epoll: OwnedFd,
+    wake: OwnedFd,
+    running: AtomicBool,
+    pending: Mutex<Handshakes>,
+    /// Something was decided.
+    decided: Condvar,
+    /// Held by the thread while it works, and across a fork.
+    busy: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Handshakes {
+    next: u64,
+    connections: HashMap<u64, Arc<Connection>>,
+    /// To be looked at without any event.
+    new: Vec<u64>,
+}
+
+/// What an epoll event is about, in the lowest bits of its number.
+mod subject {
+    pub(super) const WAKE: u64 = 0;
+    /// Completions of the port of that number.
+    pub(super) const COMPLETIONS: u64 = 1;
+    /// Events of the port of that number.
+    pub(super) const PORT: u64 = 2;
+    /// The TCP socket of the pending connection of that number.
+    pub(super) const TCP: u64 = 3;
+    /// The end of the connection of that number: another process rings.
+    pub(super) const END: u64 = 4;
+    /// The TCP socket behind the connection of that number, which moved.
+    pub(super) const WITNESS: u64 = 5;
+    pub(super) const BITS: u32 = 3;
+}
+
+fn word(subject: u64, number: u64) -> EventData {
+    EventData::new_u64(number << subject::BITS | subject)
+}
+
+impl Thread {
+    pub(super) fn new() -> Result<Self, Errno> {
+        let epoll = fds::raise(epoll::create(epoll::CreateFlags::CLOEXEC)?);
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let wake = fds::raise(rustix::event::eventfd(0, flags)?);
+        epoll::add(&epoll, &wake, word(subject::WAKE, 0), EventFlags::IN)?;
+        Ok(Self {
+            epoll,
+            wake,
+            running: AtomicBool::new(false),
+            pending: Mutex::default(),
+            decided: Condvar::new(),
+            busy: Mutex::new(()),
+        })
+    }
+
+    /// What wakes the thread when written to.
+    pub(super) fn wake_fd(&self) -> Result<OwnedFd, Errno> {
+        fds::duplicate(self.wake.as_fd())
+    }
+
+    fn wake(&self) {
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    /// The handshake of a connection is over. `tcp` may stay open under the program's number, so
+    /// the kernel would go on reporting it.
+    pub(super) fn forget(&self, connection: &Connection, tcp: Option<BorrowedFd<'_>>) {
+        if let Some(tcp) = tcp {
+            let _ = epoll::delete(&self.epoll, tcp);
+        }
+        let mut pending = self.pending.lock();
+        pending.connections.remove(&connection.helper_id());
+        self.decided.notify_all();
+    }
+
+    /// Waits until the handshakes of connections that were accepted are decided, `at_most` so
+    /// long: a program that accepts and then forks is to find them decided in its child. Those that
+    /// are not stay this process's.
+    fn settle(&self, at_most: Duration) {
+        let until = Instant::now() + at_most;
+        let mut pending = self.pending.lock();
+        while pending.connections.values().any(|c| c.is_server()) {
+            if self.decided.wait_until(&mut pending, until).timed_out() {
+                break;
+            }
+        }
+    }
+
+    fn lock_busy(&'static self) -> MutexGuard<'static, ()> {
+        self.busy.lock()
+    }
+}
+
+impl Engine {
+    /// Hands a connection whose handshake is pending to the thread.
+    pub(in crate::engine) fn watch_rdma(&'static self, connection: &Arc<Connection>) {
+        let thread = &self.wire.thread;
+        if !thread.running.swap(true, Ordering::AcqRel) {
+            let spawned = super::super::helper::spawn("smcr-rdma", move || self.wire_main());
+            if !spawned {
+                thread.running.store(false, Ordering::Release);
+                connection.give_up_rdma(Reason::Internal);
+                return;
+            }
+        }
+        let mut pending = thread.pending.lock();
+        pending.next += 1;
+        let id = pending.next;
+        connection.set_helper_id(id);
+        pending.connections.insert(id, Arc::clone(connection));
+        pending.new.push(id);
+        drop(pending);
+        if let Some(tcp) = connection.tcp() {
+            // Edges: each byte and each change of state is looked at once, by `step`.
+            let events = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+            let _ = epoll::add(&thread.epoll, tcp, word(subject::TCP, id), events);
+        }
+        thread.wake();
+    }
+
+    /// The TCP connection of a connection that moved has one more thing to say: that the peer's end
+    /// of it is gone. (It is reported until the socket is closed, which ends the watch.)
+    pub(super) fn watch_witness(&self, connection: &Connection) {
+        let id = connection.smc().and_then(crate::conn::Smc::conn_id);
+        if let (Some(id), Some(tcp)) = (id, connection.tcp()) {
+            let events = EventFlags::RDHUP | EventFlags::ET;
+            let word = word(subject::WITNESS, id.to_bits());
+            let _ = epoll::add(&self.wire.thread.epoll, tcp, word, events);
+        }
+    }
+
+    /// Brings pending handshakes to an end, and the thread to rest, for the time of a fork.
+    pub(in crate::engine) fn rest_wire(&'static self) -> Option<Rest> {
+        let thread = &self.wire.thread;
+        if !thread.running.load(Ordering::Acquire) {
+            return None;
+        }
+        thread.settle(FORK_WAIT);
+        Some(Rest {
+            _busy: thread.lock_busy(),
+        })
+    }
+
+    fn wire_main(&'static self) {
+        let thread = &self.wire.thread;
+        let mut events = Vec::with_capacity(64);
+        let mut ports = 0;
+        loop {
+            let known = std::mem::replace(&mut ports, self.watch_ports(ports));
+            let timeout = if ports > known {
+                // What completed before the port was armed is not told.
+                Duration::ZERO
+            } else {
+                self.wire_timeout()
+            };
+            let timeout = Timespec {
+                tv_sec: timeout.as_secs() as i64,
+                tv_nsec: i64::from(timeout.subsec_nanos()),
+            };
+            events.clear();
+            let space = rustix::buffer::spare_capacity(&mut events);
+            if epoll::wait(&thread.epoll, space, Some(&timeout)).is_err() {
+                continue;
+            }
+            let _busy = thread.busy.lock();
+            for event in &events {
+                self.wire_event(event.data.u64());
+            }
+            let (news, to_watch) = self.wire.rdma.look_after(Instant::now());
+            self.watch_ends(&to_watch);
+            self.step_all(&news);
+        }
+    }
+
+    /// Asks the adapters to wake us, and starts with those that are new.
+    fn watch_ports(&self, known: usize) -> usize {
+        let ports = self.wire.rdma.ports();
+        for (number, port) in ports.iter().enumerate().skip(known) {
+            let number = number as u64;
+            let events = [
+                (port.completion_fd(), subject::COMPLETIONS),
+                (port.event_fd(), subject::PORT),
+            ];
+            for (fd, subject) in events {
+                let _ = epoll::add(
+                    &self.wire.thread.epoll,
+                    fd,
+                    word(subject, number),
+                    EventFlags::IN,
+                );
+            }
+            port.arm();
+        }
+        ports.len()
+    }
+
+    /// Ends that another process shares: its bells come to us.
+    fn watch_ends(&self, shared: &[ConnId]) {
+        for id in shared {
+            self.wire.rdma.with_end(*id, |end| {
+                let events = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+                let word = word(subject::END, id.to_bits());
+                let _ = epoll::add(&self.wire.thread.epoll, end, word, events);
+            });
+        }
+    }
+
+    fn wire_event(&'static self, word: u64) {
+        let number = word >> subject::BITS;
+        match word & ((1 << subject::BITS) - 1) {
+            subject::WAKE => {
+                let mut count = [0u8; 8];
+                let _ = rustix::io::read(&self.wire.thread.wake, &mut count);
+            }
+            subject::COMPLETIONS => {
+                if let Some(port) = self.wire.rdma.ports().get(number as usize) {
+                    port.arm();
+                }
+            }
+            subject::PORT => self.wire.rdma.port_events(),
+            subject::TCP => {
+                let mut pending = self.wire.thread.pending.lock();
+                if pending.connections.contains_key(&number) {
+                    pending.new.push(number);
+                }
+            }
+            // Nothing else is told of it: no byte is to come there.
+            subject::WITNESS => self.wire.rdma.tcp_ended(ConnId::from_bits(number)),
+            subject::END => self.wire.rdma.answer_bell(ConnId::from_bits(number)),
+            _ => {}
+        }
+    }
+
+    /// Goes on with the handshakes: those that something happened to, and those whose time came.
+    fn step_all(&'static self, news: &[News]) {
+        let (new, all) = {
+            let mut pending = self.wire.thread.pending.lock();
+            let new = std::mem::take(&mut pending.new);
+            let new: Vec<_> = new
+                .iter()
+                .filter_map(|id| pending.connections.get(id).cloned())
+                .collect();
+            let all: Vec<_> = if news.is_empty() {
+                Vec::new()
+            } else {
+                pending.connections.values().cloned().collect()
+            };
+            (new, all)
+        };
+        for item in news {
+            for connection in &all {
+                self.step(connection, Some(*item));
+            }
+        }
+        for connection in &new {
+            self.step(connection, None);
+        }
+        let now = Instant::now();
+        let late: Vec<_> = {
+            let pending = self.wire.thread.pending.lock();
+            let all = pending.connections.values();
+            all.filter(|c| c.rdma_timeout().is_some_and(|at| at <= now))
+                .cloned()
+                .collect()
+        };
+        for connection in &late {
+            self.step(connection, None);
+        }
+    }
+
+    fn wire_timeout(&self) -> Duration {
+        let now = Instant::now();
+        let pending = self.wire.thread.pending.lock();
+        if !pending.new.is_empty() {
+            return Duration::ZERO;
+        }
+        let of_handshakes = pending
+            .connections
+            .values()
+            .filter_map(|connection| connection.rdma_timeout());
+        let next = of_handshakes
+            .chain(self.wire.rdma.next_timeout())
+            .min()
+            .map(|at| at.saturating_duration_since(now) + Duration::from_micros(1));
+        next.map_or(LONGEST_SLEEP, |next| next.min(LONGEST_SLEEP))
+    }
+}

@@ -1,0 +1,665 @@
+//! The wire's end of one connection: it stands where the peer process stands when two processes
+//! share memory.
+//!
+//! The program's end ([`crate::conn::Smc`]) writes into a ring, the *send buffer*, and reads from
+//! another, the *RMBE*. This end takes what is in the send buffer to the peer's RMBE by RDMA
+//! WRITE, straight from the ring's memory, and tells what the peer wrote into ours, which the
+//! adapter put there. Both rings lie in shared memory with their cursors, so that a child of a
+//! fork can be the program's end while its parent keeps the queue pair.
+//!
+//! No clock is read here and no queue pair is touched but through the [`Link`] given.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use rustix::io::Errno;
+
+use super::buffers::Element;
+use super::fabric::{Link, Write};
+use super::handle::Shared;
+use crate::Reason;
+use crate::cdc::{
+    CdcMessage, CdcSeq, ConnState, Cursor, CursorError, EyeCatcher, ProducerFlags, Window,
+};
+use crate::clc::{Rkey, RmbeSize, Token};
+use crate::close::{Actions, Close, CloseEvent, CloseTimeouts};
+use crate::conn::bell;
+use crate::conn::state;
+use crate::shm::{Local, LocalRef, Rx, Tx, flag};
+
+/// A WRITE is at most this long, so that the peer can begin to read while more is on its way.
+const LONGEST_WRITE: usize = 128 << 10;
+
+/// Work requests that are left to LLC messages, whatever the connections want.
+const LLC_ROOM: usize = 8;
+
+/// The peer's RMBE, as its Accept or Confirm named it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PeerElement {
+    /// Address of the element's first byte.
+    pub(crate) address: u64,
+    pub(crate) rkey: Rkey,
+    pub(crate) size: RmbeSize,
+    /// What our CDC messages carry.
+    pub(crate) token: Token,
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) shared: Arc<Shared>,
+    /// Our RMBE, from its writer's side.
+    inbound: Tx,
+    /// The send buffer, from its reader's side.
+    outbound: Rx,
+    pub(super) rmbe: Element,
+    pub(super) send_buffer: Element,
+    /// The cursors of this end: `prod` in our RMBE, `cons` in the send buffer (what is behind it
+    /// was delivered).
+    own: Box<Local>,
+    /// The state of the program's end.
+    app: LocalRef,
+    /// This end of the readiness pair.
+    end: OwnedFd,
+    peer: PeerElement,
+    /// What the peer's CDC messages carry.
+    pub(super) token: Token,
+    /// Our RMBE and the peer's, in cursors.
+    in_window: Window,
+    out_window: Window,
+    /// WRITEs are posted up to here.
+    sent: u64,
+    /// The peer has read up to here.
+    peer_cons: u64,
+    /// The last CDC message out, and in.
+    seq_out: CdcSeq,
+    seq_in: CdcSeq,
+    /// Said in every message from now on.
+    out_state: ConnState,
+    in_state: ConnState,
+    /// As in the last message.
+    out_flags: ProducerFlags,
+    in_flags: ProducerFlags,
+    /// The last urgent position that was told, and how far the peer knows that it is coming.
+    urgent_told: u64,
+    /// Behind the peer's last urgent byte: it waits to hear that we have read that far.
+    urgent_in: u64,
+    /// Messages posted and not completed: their number and where their data end.
+    pub(super) in_flight: u32,
+    /// Something has to be told although there are no data.
+    must_tell: bool,
+    /// How it ends (RFC 7609 §4.8).
+    close: Close,
+    /// What the close machine wants said as soon as everything else is.
+    to_say: ConnState,
+    /// What the program's end said when it was last looked at.
+    heard: u32,
+    /// The link is gone: nothing can be sent any more.
+    broken: bool,
+    tcp_ended: bool,
+    /// The close machine wants the memory back.
+    free: bool,
+}
+
+/// What a connection is made of.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) rmbe: Element,
+    pub(super) send_buffer: Element,
+    pub(super) app: LocalRef,
+    pub(super) end: OwnedFd,
+    pub(super) peer: PeerElement,
+    pub(super) token: Token,
+}
+
+/// How [`Connection::pump`] ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pumped {
+    /// Everything is on its way that can be.
+    Idle,
+    /// The link is full: again when something completed.
+    NoRoom,
+}
+
+/// A message that is posted: what its completion frees.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Posted {
+    /// Where its data end in the stream.
+    pub(super) up_to: u64,
+}
+
+impl Connection {
+    pub(super) fn new(shared: Arc<Shared>, parts: Parts, now: Instant) -> Option<Self> {
+        let Parts {
+            rmbe,
+            send_buffer,
+            app,
+            end,
+            peer,
+            token,
+        } = parts;
+        let own_size = RmbeSize::holding(rmbe.rmb.geometry().rmbe_size as usize)?;
+        let outbound = Rx::new(Arc::clone(&send_buffer.rmb), send_buffer.index);
+        let mut close = Close::new(CloseTimeouts::default());
+        close.handle(CloseEvent::Established, now);
+        // The program's end calls; it rings only once another process has it, too.
+        outbound.control().armed.store(0, Ordering::Relaxed);
+        Some(Self {
+            shared,
+            inbound: Tx::new(Arc::clone(&rmbe.rmb), rmbe.index),
+            outbound,
+            rmbe,
+            send_buffer,
+            own: Box::default(),
+            app,
+            end,
+            in_window: Window::new(own_size, EyeCatcher::None),
+            out_window: Window::new(peer.size, EyeCatcher::None),
+            peer,
+            token,
+            sent: 0,
+            peer_cons: 0,
+            seq_out: CdcSeq::BEFORE_FIRST,
+            seq_in: CdcSeq::BEFORE_FIRST,
+            out_state: ConnState::NONE,
+            in_state: ConnState::NONE,
+            out_flags: ProducerFlags::NONE,
+            in_flags: ProducerFlags::NONE,
+            urgent_told: 0,
+            urgent_in: 0,
+            in_flight: 0,
+            must_tell: false,
+            close,
+            to_say: ConnState::NONE,
+            heard: 0,
+            broken: false,
+            tcp_ended: false,
+            free: false,
+        })
+    }
+
+    /// Both ends said their last word, the program let go, and the memory is nobody's.
+    pub(super) fn is_over(&self) -> bool {
+        self.free && self.in_flight == 0 && self.heard & flag::RELEASED != 0
+    }
+
+    /// When [`Self::timed_out`] has to be called.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.close.poll_timeout()
+    }
+}
+
+impl Connection {
+    /// Looks at what the program's end did, and posts what can be posted on `link`. `posted` is
+    /// told of each message and gives it its number.
+    ///
+    /// # Errors
+    /// The link is broken.
+    pub(super) fn pump(
+        &mut self,
+        link: &mut dyn Link,
+        now: Instant,
+        posted: &mut dyn FnMut(Posted) -> u64,
+    ) -> Result<Pumped, Errno> {
+        loop {
+            self.see_program(now);
+            let Some(next) = self.next_message() else {
+                return Ok(Pumped::Idle);
+            };
+            // A range of the stream wraps in our ring and in the peer's, not at the same place.
+            if link.room() < LLC_ROOM + 4 {
+                return Ok(Pumped::NoRoom);
+            }
+            let writes = self.writes(next.len);
+            let up_to = self.sent + next.len as u64;
+            let seq = self.seq_out.next();
+            let consumed = self.consumed();
+            let message = CdcMessage {
+                seq,
+                token: self.peer.token,
+                producer: Cursor::from_position(up_to, self.out_window),
+                consumer: Cursor::from_position(consumed, self.in_window),
+                flags: next.flags,
+                state: next.state,
+            };
+            let id = posted(Posted { up_to });
+            // The last one of a burst tells when all of it is delivered.
+            let signal = next.is_last;
+            // SAFETY: the bytes lie in the send buffer beyond its consumer cursor, which moves
+            // past them only when the post is completed; the program's end does not touch them.
+            unsafe { link.post(&writes, &message.emit(), id, signal)? };
+            self.in_flight += 1;
+            self.sent = up_to;
+            self.seq_out = seq;
+            self.out_state = next.state;
+            self.out_flags = next.flags;
+            self.must_tell = false;
+            self.shared.announced.store(consumed, Ordering::Relaxed);
+            self.shared.eager.store(self.is_eager(), Ordering::Relaxed);
+            if next.flags.contains(ProducerFlags::URGENT_PRESENT) {
+                self.urgent_told = up_to;
+            }
+            if self.to_say != ConnState::NONE && self.out_state.contains(self.to_say) {
+                self.to_say = ConnState::NONE;
+                self.happened(CloseEvent::Sent, now);
+            }
+        }
+    }
+
+    /// What has to be said next, if anything.
+    fn next_message(&mut self) -> Option<Next> {
+        const LAST_WORD: ConnState = ConnState::CLOSED.with(ConnState::ABORTED);
+        if self.broken || self.out_state.intersects(LAST_WORD) {
+            return None;
+        }
+        let mut next = Next {
+            len: 0,
+            flags: ProducerFlags::NONE,
+            state: self.out_state,
+            is_last: true,
+        };
+        let control = self.outbound.control();
+        let Ok(undelivered) = self.outbound.available(&self.own) else {
+            // Only a bug, or a program that writes where it should not, does that.
+            self.shut(Errno::CONNRESET);
+            return None;
+        };
+        let produced = self.own.cons.load(Ordering::Relaxed) + undelivered as u64;
+        if self.to_say.contains(ConnState::ABORTED) {
+            // At once: what was not sent is thrown away (RFC 7609 §4.8.2).
+            next.state = next.state | self.to_say;
+            return Some(next);
+        }
+        let waiting = (produced - self.sent) as usize;
+        let window = self.out_window.capacity() as u64 - (self.sent - self.peer_cons);
+        let urgent = control.urgent.load(Ordering::Acquire).min(produced);
+        let mut len = waiting.min(window as usize).min(LONGEST_WRITE);
+        if self.urgent_told > self.peer_cons {
+            // No WRITE until the urgent byte was read (RFC 7609 §4.7.5).
+            len = 0;
+        } else if urgent > self.urgent_told {
+            next.flags = next.flags | ProducerFlags::URGENT_PENDING;
+            let to_urgent = urgent.saturating_sub(self.sent) as usize;
+            if to_urgent > 0 && to_urgent <= len {
+                // The urgent byte is the one before the producer cursor.
+                len = to_urgent;
+                next.flags = next.flags | ProducerFlags::URGENT_PRESENT;
+            }
+        }
+        if waiting > len && len == window as usize {
+            next.flags = next.flags | ProducerFlags::WRITER_BLOCKED;
+        }
+        next.len = len;
+        next.is_last = waiting == len || window as usize == len;
+        if waiting == 0 {
+            next.state = next.state | self.to_say;
+        }
+        let needed = next.len > 0
+            || next.state != self.out_state
+            || next.flags.bits() & !self.out_flags.bits() != 0
+            || self.must_tell
+            || self.owes_update();
+        needed.then_some(next)
+    }
+
+    /// The pieces of our ring and of the peer's element that the next `len` bytes are in.
+    fn writes(&self, len: usize) -> smallvec::SmallVec<[Write; 4]> {
+        let mut writes = smallvec::SmallVec::new();
+        if len == 0 {
+            return writes;
+        }
+        let skip = (self.sent - self.own.cons.load(Ordering::Relaxed)) as usize;
+        let mut position = self.sent;
+        self.outbound
+            .copy_out(&self.own, skip, len, |from, _, len| {
+                let mut from = from;
+                for piece in self.out_window.pieces(position, len as u32) {
+                    if piece.len == 0 {
+                        continue;
+                    }
+                    let Some(start) = std::ptr::NonNull::new(from) else {
+                        return;
+                    };
+                    writes.push(Write {
+                        from: start,
+                        lkey: self.send_buffer.lkey,
+                        len: piece.len,
+                        to: self.peer.address.wrapping_add(u64::from(piece.offset)),
+                        rkey: self.peer.rkey,
+                    });
+                    from = from.wrapping_add(piece.len as usize);
+                }
+                position += len as u64;
+            });
+        writes
+    }
+
+    /// How far the program has read.
+    fn consumed(&self) -> u64 {
+        let prod = self.own.prod.load(Ordering::Relaxed);
+        let unread = self.inbound.unread(&self.own).unwrap_or(0);
+        prod - unread as u64
+    }
+
+    /// Whether the peer has to hear how far the program has read (RFC 7609 §4.5.1): when its
+    /// window is under half the element and this opens a tenth of it; at once if it asked for
+    /// that, or is blocked.
+    fn owes_update(&self) -> bool {
+        let announced = self.shared.announced.load(Ordering::Relaxed);
+        let gain = self.consumed() - announced;
+        gain > 0 && {
+            let size = u64::from(self.in_window.capacity());
+            let window = self.window();
+            self.is_eager() || window < size / 2 && gain >= size / 10
+        }
+    }
+
+    /// Whether the peer wants to hear of every byte read. One that sent urgent data writes nothing
+    /// more until it has heard that they were read (RFC 7609 §4.7.5), whatever its later messages
+    /// say.
+    fn is_eager(&self) -> bool {
+        let asked = ProducerFlags::WRITER_BLOCKED
+            | ProducerFlags::CURSOR_REQUESTED
+            | ProducerFlags::URGENT_PENDING;
+        self.in_flags.intersects(asked)
+            || self.urgent_in > self.shared.announced.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of what the program's end did besides reading and writing.
+    fn see_program(&mut self, now: Instant) {
+        let said = self.outbound.control().tx_flags.load(Ordering::Acquire);
+        let new = said & !self.heard;
+        if new == 0 {
+            return;
+        }
+        self.heard = said;
+        if new & flag::ABORT != 0 {
+            // Unread data, or SO_LINGER with time 0: a reset in both cases.
+            self.happened(CloseEvent::CloseUnread, now);
+        } else if new & flag::CLOSED != 0 {
+            self.happened(CloseEvent::Close, now);
+        } else if new & flag::SENDING_DONE != 0 {
+            self.happened(CloseEvent::ShutdownWrite, now);
+        }
+    }
+
+    /// Has the close machine decide what an event means, and does it.
+    fn happened(&mut self, event: CloseEvent, now: Instant) {
+        let actions = self.close.handle(event, now);
+        self.act(actions);
+        // An abort that cannot be said any more needs no waiting for it.
+        if actions.has(Actions::SEND_ABORTED) && (self.broken || self.said_last_word()) {
+            self.to_say = ConnState::NONE;
+            self.happened(CloseEvent::Sent, now);
+        }
+    }
+
+    fn act(&mut self, actions: Actions) {
+        if actions.has(Actions::SEND_DONE) {
+            self.to_say = self.to_say | ConnState::DONE_WRITING;
+        }
+        if actions.has(Actions::SEND_CLOSED) {
+            self.to_say = self.to_say | ConnState::CLOSED;
+        }
+        if actions.has(Actions::SEND_ABORTED) {
+            self.to_say = ConnState::ABORTED;
+        }
+        if actions.has(Actions::FAIL_RESET) {
+            self.shut(Errno::CONNRESET);
+        }
+        if actions.has(Actions::FAIL_ABORTED) {
+            self.shut(Errno::CONNABORTED);
+        }
+        if actions.has(Actions::FREE) || actions.has(Actions::FREE_UNCONFIRMED) {
+            self.free = true;
+        }
+    }
+
+    fn said_last_word(&self) -> bool {
+        self.out_state
+            .intersects(ConnState::CLOSED | ConnState::ABORTED)
+    }
+
+    /// A message that was posted is completed: the memory of its data can be used again.
+    pub(super) fn completed(&mut self, posted: Posted) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        let freed = posted.up_to - self.own.cons.load(Ordering::Relaxed).min(posted.up_to);
+        if freed == 0 {
+            return;
+        }
+        let control = self.outbound.control();
+        let bells = control.bells.load(Ordering::Acquire);
+        if self.outbound.consume(&self.own, freed as usize) {
+            control.writer_waiting.store(0, Ordering::Relaxed);
+            bell::drain(self.end.as_fd(), control, bells);
+        }
+    }
+
+    /// A CDC message of the peer came.
+    ///
+    /// # Errors
+    /// The peer says what cannot be: the connection is aborted.
+    pub(super) fn receive(&mut self, message: CdcMessage, now: Instant) -> Result<(), Reason> {
+        let last_word = ConnState::CLOSED | ConnState::ABORTED;
+        if message.seq.is_older_than(self.seq_in) || self.in_state.intersects(last_word) {
+            return Ok(());
+        }
+        self.seq_in = message.seq;
+        let size = u64::from(self.in_window.capacity());
+        let known = self.own.prod.load(Ordering::Relaxed);
+        let limit = self.consumed() + size;
+        let produced = position(
+            self.in_window.advance(known, limit, message.producer),
+            known,
+        )?;
+        let consumed = self
+            .out_window
+            .advance(self.peer_cons, self.sent, message.consumer);
+        self.peer_cons = position(consumed, self.peer_cons)?;
+        self.close.restart_timer(now);
+        self.in_flags = message.flags;
+        if message.flags.contains(ProducerFlags::URGENT_PRESENT) {
+            let control = self.inbound.control();
+            control.urgent.store(produced, Ordering::Release);
+            self.urgent_in = produced;
+        }
+        self.shared.eager.store(self.is_eager(), Ordering::Relaxed);
+        let mut ring = false;
+        // Behind an error or its own end there is nothing for the program to read.
+        if produced > known && self.close.state().can_receive() {
+            ring = self.inbound.publish(&self.own, (produced - known) as usize);
+        }
+        let added = message.state.without(self.in_state);
+        if added != ConnState::NONE {
+            self.in_state = self.in_state | message.state;
+            self.tell_program_of_end(added);
+            ring = true;
+            let unsent = self.produced() > self.peer_cons;
+            if let Some(event) = CloseEvent::of_peer(added, unsent) {
+                self.happened(event, now);
+            }
+        }
+        if ring {
+            self.ring();
+        }
+        Ok(())
+    }
+
+    /// The peer will send no more, closed, or gave up.
+    fn tell_program_of_end(&self, added: ConnState) {
+        let mut flags = flag::SENDING_DONE;
+        if added.contains(ConnState::CLOSED) {
+            flags |= flag::CLOSED;
+        }
+        if added.contains(ConnState::ABORTED) {
+            flags |= flag::CLOSED | flag::ABORT;
+        }
+        let control = self.inbound.control();
+        control.tx_flags.fetch_or(flags, Ordering::AcqRel);
+        // For those that ask the kernel.
+        let _ = rustix::net::shutdown(&self.end, rustix::net::Shutdown::Write);
+    }
+
+    fn ring(&self) {
+        let _ = bell::ring(self.end.as_fd(), self.inbound.control());
+    }
+
+    /// How far the program has written.
+    fn produced(&self) -> u64 {
+        let undelivered = self.outbound.available(&self.own).unwrap_or(0);
+        self.own.cons.load(Ordering::Relaxed) + undelivered as u64
+    }
+
+    /// The program's end finds `errno`, behind what it may still read.
+    fn shut(&self, errno: Errno) {
+        let last_word = ConnState::CLOSED | ConnState::ABORTED;
+        if !self.in_state.intersects(last_word) {
+            state::reset(&self.app, errno);
+            self.tell_program_of_end(ConnState::ABORTED);
+        }
+        self.ring();
+    }
+
+    /// The link is gone, which the program's end finds as `errno`; if TCP said before that the
+    /// peer is gone, as what TCP would have said then: the end of the stream, or a reset if the
+    /// peer left something unread.
+    pub(super) fn link_lost(&mut self, errno: Errno, now: Instant) {
+        if std::mem::replace(&mut self.broken, true) {
+            return;
+        }
+        self.in_flight = 0;
+        let last_word = ConnState::CLOSED | ConnState::ABORTED;
+        if !self.tcp_ended {
+            self.shut(errno);
+        } else if self.produced() > self.peer_cons {
+            self.shut(Errno::CONNRESET);
+        } else if !self.in_state.intersects(last_word) {
+            self.tell_program_of_end(ConnState::CLOSED);
+            self.ring();
+        }
+        self.in_state = self.in_state | ConnState::CLOSED;
+        self.happened(CloseEvent::LinkLost, now);
+    }
+
+    /// The TCP connection ended at the peer's end: it closed, or its process died.
+    pub(super) fn tcp_ended(&mut self) {
+        self.tcp_ended = true;
+    }
+
+    /// Whether there is something of the program's that the peer does not have, or does not know.
+    pub(super) fn has_work(&self) -> bool {
+        !self.broken
+            && !self.said_last_word()
+            && (self.produced() > self.own.cons.load(Ordering::Relaxed)
+                || self.to_say != ConnState::NONE)
+            || !self.broken && self.in_flight > 0
+    }
+
+    /// The process ends: its end of the connection is closed, unless another one has it, too.
+    pub(super) fn process_ends(&mut self) {
+        if self.app.processes.load(Ordering::Relaxed) <= 1
+            && !self.shared.left.load(Ordering::Relaxed)
+        {
+            self.hung_up();
+        }
+    }
+
+    /// The peer does not keep to the protocol.
+    pub(super) fn abort(&mut self, now: Instant) {
+        self.shut(Errno::CONNRESET);
+        self.happened(CloseEvent::Abort, now);
+    }
+
+    /// The time is looked at. True if something came of it.
+    pub(super) fn timed_out(&mut self, now: Instant) -> bool {
+        let due = self.close.poll_timeout().is_some_and(|at| at <= now);
+        if due {
+            let actions = self.close.handle_timeout(now);
+            self.act(actions);
+        }
+        due
+    }
+
+    /// Without a link there is nothing to send, but the program may have let go.
+    pub(super) fn idle(&mut self, now: Instant) -> Result<Pumped, Errno> {
+        self.see_program(now);
+        Ok(Pumped::Idle)
+    }
+
+    /// The program's end is gone without a word: its last holder was killed. Ends the connection
+    /// as the kernel ends TCP: by a reset if something was not read.
+    pub(super) fn hung_up(&mut self) {
+        let said = self.outbound.control();
+        if said.tx_flags.load(Ordering::Acquire) & flag::RELEASED != 0 {
+            return;
+        }
+        let unread = self.inbound.unread(&self.own) != Ok(0);
+        let abort = if unread { flag::ABORT } else { 0 };
+        let flags = flag::CLOSED | flag::RELEASED | abort;
+        said.tx_flags.fetch_or(flags, Ordering::AcqRel);
+    }
+
+    /// Another process has the program's end, too: it rings for what it does, since it cannot
+    /// call.
+    pub(super) fn listen(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.arm();
+        self.end.as_fd()
+    }
+
+    /// Has others ring for what they write, as long as there are others.
+    fn arm(&self) {
+        let others = self.app.processes.load(Ordering::Relaxed) > 1;
+        if others || self.shared.left.load(Ordering::Relaxed) {
+            self.outbound.arm(&self.own, crate::shm::ring::ONCE);
+        }
+        // What they read is told by taking bells out, once there is need for it.
+        let waiting = &self.inbound.control().writer_waiting;
+        if self.window() < u64::from(self.in_window.capacity()) / 2 {
+            waiting.store(1, Ordering::SeqCst);
+            let _ = bell::block(self.end.as_fd(), self.inbound.control(), bell::BLOCKED);
+        }
+    }
+
+    /// The window as the peer knows it.
+    fn window(&self) -> u64 {
+        let announced = self.shared.announced.load(Ordering::Relaxed);
+        let unread = self.own.prod.load(Ordering::Relaxed) - announced;
+        u64::from(self.in_window.capacity()).saturating_sub(unread)
+    }
+
+    /// The end rang: takes the bells out and asks for more.
+    pub(super) fn answer_bell(&mut self) {
+        let control = self.outbound.control();
+        bell::drain(self.end.as_fd(), control, u32::MAX);
+        self.arm();
+        if bell::is_hung_up(self.end.as_fd()) {
+            self.hung_up();
+        }
+    }
+
+    /// What the program's end keeps.
+    pub(super) fn app(&self) -> &LocalRef {
+        &self.app
+    }
+}
+
+/// A message to be posted.
+struct Next {
+    len: usize,
+    flags: ProducerFlags,
+    state: ConnState,
+    /// Nothing follows at once.
+    is_last: bool,
+}
+
+/// The position a cursor stands for. One that goes back is old news, as Linux sees it; any other
+/// that cannot be true ends the connection.
+fn position(advanced: Result<u64, CursorError>, known: u64) -> Result<u64, Reason> {
+    match advanced {
+        Ok(position) => Ok(position),
+        Err(CursorError::GoesBack { .. }) => Ok(known),
+        Err(_) => Err(Reason::BadCursor),
+    }
+}

@@ -1,0 +1,174 @@
+//! Running programs of the guests under the library, or not.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::guest::Guest;
+use super::pair::Pair;
+use super::quote;
+use crate::scenario::paths;
+use crate::scenario::stat::{Process, Snapshot};
+
+/// Where the configuration lies in a guest.
+const CONFIGURATION: &str = "/tmp/smcr.conf";
+
+/// Where the library logs in a guest.
+const LOG: &str = "/tmp/smcr.log";
+
+/// What stands under the programs of both guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Under {
+    /// Nothing: plain TCP.
+    Tcp,
+    /// The library, with what [`Library::install`] has put there.
+    Library,
+}
+
+impl Under {
+    /// The same command line under the library, or as it was. It has to be one simple command.
+    pub fn line(self, line: &str) -> String {
+        match self {
+            Self::Tcp => line.to_owned(),
+            Self::Library => Library::line(line),
+        }
+    }
+}
+
+/// The library in the guests.
+pub struct Library;
+
+impl Library {
+    /// Gives both guests this configuration; refused if the library would refuse it.
+    pub fn install(pair: &Pair, configuration: &str) -> Result<()> {
+        for guest in [&pair.server, &pair.client] {
+            guest.write_file(CONFIGURATION, configuration)?;
+            let tool = quote(&paths::stat_tool().display().to_string());
+            guest.sh(format!("{tool} --check-config {CONFIGURATION}"))?;
+        }
+        Ok(())
+    }
+
+    /// Gives both guests what two machines need that are to talk SMC-R: the TCP option, and an
+    /// enterprise ID in common.
+    pub fn start(pair: &Pair) -> Result<()> {
+        for guest in [&pair.server, &pair.client] {
+            let tool = quote(&paths::option_tool().display().to_string());
+            guest.sh(format!("{tool} attach"))?;
+        }
+        Self::install(pair, "ueid = SMCR-LAB\n")
+    }
+
+    /// The same command line under the library. `env` starts the program: not even the shell
+    /// that reads the line runs under it.
+    pub fn line(line: &str) -> String {
+        let library = quote(&paths::library().display().to_string());
+        format!("env LD_PRELOAD={library} SMCR_CONFIG={CONFIGURATION} SMCR_LOG=debug@{LOG} {line}")
+    }
+
+    /// Adds to an error what the library logged lately at both ends.
+    pub fn explain<T>(pair: &Pair, outcome: Result<T>) -> Result<T> {
+        outcome.map_err(|error| {
+            let mut text = String::new();
+            for guest in [&pair.server, &pair.client] {
+                let log = guest.sh(format!("tail -n 80 {LOG}")).unwrap_or_default();
+                text += &format!("-- the library's log in the {}:\n{log}\n", guest.name());
+            }
+            error.context(text)
+        })
+    }
+}
+
+/// What `smcr-stat` shows in both guests.
+#[derive(Clone, Debug, Default)]
+pub struct Sight {
+    /// In the server's.
+    pub server: Snapshot,
+    /// In the client's.
+    pub client: Snapshot,
+}
+
+impl Sight {
+    /// Looks at both.
+    pub fn of(pair: &Pair) -> Result<Self> {
+        Ok(Self {
+            server: snapshot(&pair.server)?,
+            client: snapshot(&pair.client)?,
+        })
+    }
+
+    /// Takes in a later look; of processes that are gone the last one stays.
+    pub fn update(&mut self, later: Self) {
+        for (mine, later) in [
+            (&mut self.server, later.server),
+            (&mut self.client, later.client),
+        ] {
+            for process in later.processes {
+                mine.processes.retain(|old| old.pid != process.pid);
+                mine.processes.push(process);
+            }
+        }
+    }
+
+    /// An error unless both ends had connections in this mode (`rdma`, `tcp`, `shm`), and none in
+    /// another.
+    pub fn expect_only(&self, mode: &str) -> Result<()> {
+        self.expect_server(mode)?;
+        only(&self.client, mode).context("the client's guest")
+    }
+
+    /// The same for the server's guest alone.
+    pub fn expect_server(&self, mode: &str) -> Result<()> {
+        only(&self.server, mode).context("the server's guest")
+    }
+
+    /// The modes that connections were seen in, for the report.
+    pub fn modes(&self) -> String {
+        let seen = |mode: &&str| made(&self.server, mode) + made(&self.client, mode) > 0;
+        let modes: Vec<&str> = MODES.into_iter().filter(seen).collect();
+        modes.join(" and ")
+    }
+}
+
+/// What can carry a connection.
+const MODES: [&str; 3] = ["rdma", "shm", "tcp"];
+
+fn made(snapshot: &Snapshot, mode: &str) -> u64 {
+    let processes = snapshot.processes.iter();
+    processes.map(|process| process.made(mode)).sum()
+}
+
+fn only(snapshot: &Snapshot, mode: &str) -> Result<()> {
+    let others = MODES.into_iter().filter(|other| *other != mode);
+    let others: u64 = others.map(|other| made(snapshot, other)).sum();
+    let count = made(snapshot, mode);
+    ensure!(
+        count > 0 && others == 0,
+        "{count} connections over {mode}, {others} over something else; {}",
+        reasons(&snapshot.processes)
+    );
+    Ok(())
+}
+
+/// What `smcr-stat --json` shows in one guest, also of processes that have just ended.
+pub fn snapshot(guest: &Guest) -> Result<Snapshot> {
+    let tool = quote(&paths::stat_tool().display().to_string());
+    let finished = guest
+        .run(format!("{tool} --json --all"), Duration::from_secs(20))?
+        .success()?;
+    if finished.stdout.trim().is_empty() {
+        return Ok(Snapshot::default());
+    }
+    serde_json::from_str(&finished.stdout).context("smcr-stat --json does not print valid JSON")
+}
+
+fn reasons(processes: &[Process]) -> String {
+    let reasons = processes.iter().flat_map(|process| &process.fallbacks);
+    let reasons: Vec<String> = reasons
+        .map(|reason| format!("{} x {}", reason.count, reason.name))
+        .collect();
+    match reasons.is_empty() {
+        true => "no reasons are given".to_owned(),
+        false => format!("reasons: {}", reasons.join(", ")),
+    }
+}
