@@ -173,7 +173,8 @@ impl Engine {
         let mut events = Vec::with_capacity(64);
         let mut ports = 0;
         loop {
-            let known = std::mem::replace(&mut ports, self.watch_ports(ports));
+            let known = ports;
+            ports = self.watch_ports(known);
             let timeout = if ports > known {
                 // What completed before the port was armed is not told.
                 Duration::ZERO
