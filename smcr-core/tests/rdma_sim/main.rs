@@ -77,3 +77,49 @@ fn late_writes_do_not_carry_the_bytes_of_others() {
     }
     assert!(groups > 250, "the second one was there in time: {groups}");
 }
+
+/// What is sent and read at once costs its sender one WRITE (two where the peer's ring wraps), one
+/// message, and one doorbell; the reader says only now and then how far it has read.
+#[test]
+fn a_small_message_costs_one_write_and_one_cdc_message() {
+    const MESSAGES: u64 = 2000;
+    const LEN: u32 = 64;
+    for seed in 1..=20 {
+        let mut world = World::new(seed);
+        world.act(Op::Open);
+        world.act(Op::Settle);
+        let before = [0, 1].map(|side| world.counts(side));
+        for _ in 0..MESSAGES {
+            let (place, len) = (0, LEN);
+            world.act(Op::Send {
+                place,
+                side: 0,
+                len,
+            });
+            // Until it has certainly come.
+            world.act(Op::Wait { micros: 1000 });
+            world.act(Op::Receive {
+                place,
+                side: 1,
+                len,
+            });
+        }
+        let [sender, reader] = [0, 1].map(|side| {
+            let (now, before) = (world.counts(side), before[side]);
+            [
+                now.writes - before.writes,
+                now.sends - before.sends,
+                now.doorbells - before.doorbells,
+            ]
+        });
+        // 64 divides the rings' sizes: nothing is cut in two.
+        assert_eq!(sender, [MESSAGES; 3], "seed {seed}");
+        // Half a ring of 16 KiB at least is free always, and a tenth is worth telling.
+        let updates = MESSAGES * u64::from(LEN) / 1638 + 1;
+        assert!(
+            reader[0] == 0 && reader[1] <= updates && reader[2] == reader[1],
+            "seed {seed}: {reader:?}, at most {updates}"
+        );
+        world.finish();
+    }
+}

@@ -13,7 +13,7 @@ use crate::Reason;
 use crate::clc::{PeerId, Version};
 use crate::conn::{Home, Smc, bell};
 use crate::handshake::rdma::{Limits, Settled};
-use crate::rdma::fabric::{LinkAddress, LinkId, Port};
+use crate::rdma::fabric::{Counts, LinkAddress, LinkId, Port};
 use crate::rdma::state::{News, Prepared, State};
 use crate::rdma::{GroupKey, PeerElement, Rdma};
 use crate::shm::Arena;
@@ -101,6 +101,10 @@ impl Endpoint {
 
     fn peer_id(&self) -> PeerId {
         PeerId([self.side() as u8 + 1; 8])
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        self.port.counts()
     }
 
     /// Its link group works, as far as it knows.

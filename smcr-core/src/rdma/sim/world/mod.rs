@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use super::{Fault, PortId, Random, SimConfig, SimNet, SimPort};
 use crate::clc::MtuCode;
+use crate::rdma::fabric::Counts;
 use crate::stat::Role;
 use end::{Endpoint, Opening};
 pub use ops::Op;
@@ -112,6 +113,11 @@ impl World {
     /// What happened so far.
     pub fn totals(&self) -> Totals {
         self.totals
+    }
+
+    /// What one side's engine had its adapter do so far.
+    pub fn counts(&self, side: usize) -> Counts {
+        self.ends[side].counts()
     }
 
     /// Does `op`, and lets a little time pass.
