@@ -1,6 +1,7 @@
 //! A TCP socket that is not a stream of ours: fresh, listening, or on TCP for good.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use smcr_core::Reason;
@@ -19,6 +20,8 @@ pub(crate) struct Plain {
     /// Another process has it, too (by fork).
     shared: AtomicBool,
     presence: Mutex<Option<Presence>>,
+    /// When the port was last announced in vain.
+    refused: Mutex<Option<Instant>>,
     /// Its line in the statistics.
     slot: Mutex<Slot>,
 }
@@ -32,6 +35,7 @@ impl Plain {
             listening: AtomicBool::new(false),
             shared: AtomicBool::new(false),
             presence: Mutex::new(None),
+            refused: Mutex::new(None),
             slot: Mutex::new(Slot::NONE),
         }
     }
@@ -77,11 +81,15 @@ impl Plain {
         self.listening.store(true, Ordering::Relaxed);
     }
 
-    pub(crate) fn has_presence(&self) -> bool {
-        self.presence.lock().is_some()
+    /// Whether the port is to be announced: it is not, and was not tried lately. Another listener
+    /// may have the name for a long time, and many connections come meanwhile.
+    pub(crate) fn lacks_presence(&self) -> bool {
+        const AGAIN: Duration = Duration::from_millis(100);
+        self.presence.lock().is_none() && self.refused.lock().is_none_or(|at| at.elapsed() >= AGAIN)
     }
 
     pub(crate) fn set_presence(&self, presence: Option<Presence>) {
+        *self.refused.lock() = presence.is_none().then(Instant::now);
         *self.presence.lock() = presence;
     }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use smcr_core::engine::Connection;
+use smcr_core::engine::handover::socket_inode;
 
 use crate::watch::Watch;
 
@@ -37,8 +38,22 @@ pub(crate) struct Inner {
     /// The descriptors of this process that name it. Changed under the table's lock.
     pub(crate) fds: Mutex<Vec<RawFd>>,
     pub(crate) watch: Watch,
+    /// Inode of the readiness pair's end; 0 until somebody asks.
+    inode: AtomicU64,
+}
+
+impl Inner {
     /// Inode of the readiness pair's end, by which it is known again after exec.
-    pub(crate) inode: AtomicU64,
+    pub(crate) fn inode(&self) -> u64 {
+        let known = self.inode.load(Ordering::Relaxed);
+        if known != 0 {
+            return known;
+        }
+        let first = self.fds.lock().first().copied();
+        let inode = first.and_then(socket_inode).unwrap_or(0);
+        self.inode.store(inode, Ordering::Relaxed);
+        inode
+    }
 }
 
 static POOL: Mutex<Vec<&'static Stream>> = Mutex::new(Vec::new());

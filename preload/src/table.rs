@@ -152,9 +152,14 @@ pub(crate) fn put(fd: RawFd, entry: Entry, _guard: &MutexGuard<'_, ()>) -> Entry
     }
 }
 
+/// The highest descriptor that ever had an entry; -1 if none had.
+pub(crate) fn highest() -> RawFd {
+    HIGHEST.load(Ordering::Relaxed)
+}
+
 /// All descriptors from `first` to `last` that have an entry.
 pub(crate) fn known(first: RawFd, last: RawFd) -> impl Iterator<Item = RawFd> {
-    let end = last.min(HIGHEST.load(Ordering::Relaxed));
+    let end = last.min(highest());
     (first.max(0)..=end).filter(|&fd| is_known(fd))
 }
 

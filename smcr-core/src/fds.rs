@@ -1,7 +1,7 @@
 //! Where the library keeps its own descriptors: high up, out of the program's way.
 
-use std::os::fd::{AsFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -20,6 +20,9 @@ static PROGRAM_SOFT: AtomicU64 = AtomicU64::new(0);
 
 /// The soft limit that we gave the process, if the program's is in `PROGRAM_SOFT`; else 0.
 static RAISED: AtomicU64 = AtomicU64::new(0);
+
+/// Whether few numbers are left for us; see [`are_short`].
+static SHORT: AtomicBool = AtomicBool::new(false);
 
 /// How the numbers are shared out between the program and us.
 struct Share {
@@ -205,9 +208,44 @@ pub fn raise(fd: OwnedFd) -> OwnedFd {
 
 /// Duplicates the program's descriptor into our range.
 pub fn duplicate(fd: std::os::fd::BorrowedFd<'_>) -> Result<OwnedFd, rustix::io::Errno> {
-    match crate::sys::dup_high(fd, BASE.load(Ordering::Relaxed).max(3)) {
+    let base = BASE.load(Ordering::Relaxed);
+    let duplicate = match crate::sys::dup_high(fd, base.max(3)) {
         // The limit was lowered below our range, behind our back.
         Err(rustix::io::Errno::INVAL) => crate::sys::dup_high(fd, 3),
         result => result,
+    };
+    // The kernel gives the lowest free number: those below it are in use.
+    let number = duplicate.as_ref().map_or(i32::MAX, AsRawFd::as_raw_fd);
+    SHORT.store(number >= short_from(base, end()), Ordering::Relaxed);
+    duplicate
+}
+
+/// The number at which our range ends.
+fn end() -> RawFd {
+    match RAISED.load(Ordering::Relaxed) {
+        0 => PROGRAM_LIMIT.load(Ordering::Relaxed),
+        raised => raised as RawFd,
+    }
+}
+
+/// From which number on less than a quarter of the range is left.
+fn short_from(base: RawFd, end: RawFd) -> RawFd {
+    end - (end - base) / 4
+}
+
+/// Whether less than a quarter of the numbers that the library may use was left when it made the
+/// last connection: connections can do without their TCP sockets
+/// (`Connection::give_up_tcp`).
+#[inline]
+pub fn are_short() -> bool {
+    SHORT.load(Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_last_quarter_is_short() {
+        assert_eq!(super::short_from(1000, 2000), 1750);
+        assert_eq!(super::short_from(64, 128), 112);
     }
 }

@@ -11,6 +11,7 @@ pub mod config;
 pub mod conn;
 pub mod engine;
 pub mod fds;
+pub mod forks;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 #[forbid(unsafe_code)]

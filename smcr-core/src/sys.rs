@@ -253,6 +253,17 @@ pub fn getpid() -> u32 {
     unsafe { syscall!(Sysno::getpid).map_or(0, |id| id as u32) }
 }
 
+/// Whether a child of this process is alive: not a zombie, and not one that somebody waited for.
+pub fn child_lives(pid: u32) -> bool {
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    let mut info = [0i32; size_of::<libc::siginfo_t>() / 4];
+    // SAFETY: `info` has the size of a siginfo_t; WNOWAIT leaves the child to the program.
+    let asked =
+        check(unsafe { syscall!(Sysno::waitid, libc::P_PID, pid, info.as_mut_ptr(), flags, 0) });
+    // Nothing is written about one that lives.
+    asked.is_ok() && info[0] == 0
+}
+
 /// Whether a thread with this id exists in our PID namespace.
 pub fn thread_exists(tid: u32) -> bool {
     // SAFETY: signal 0 is never delivered.

@@ -333,3 +333,19 @@ fn connections_leave_nothing_behind() {
     (0..300).for_each(|_| round());
     assert!(count() < before + 150, "{before} -> {}", count());
 }
+
+#[test]
+fn sleeps_and_doorbells_are_counted() {
+    use smcr_core::engine::PUBLISHER;
+    use smcr_core::stat::Counter;
+    let count = |counter| PUBLISHER.counter(counter);
+    let (mut client, mut server) = pair();
+    let before = (count(Counter::Sleeps), count(Counter::Doorbells));
+    thread::scope(|scope| {
+        scope.spawn(|| server.read_exact(&mut [0; 4]).unwrap());
+        thread::sleep(Duration::from_millis(100));
+        client.write_all(b"ring").unwrap();
+    });
+    assert!(count(Counter::Sleeps) > before.0);
+    assert!(count(Counter::Doorbells) > before.1);
+}

@@ -311,6 +311,53 @@ SCENARIO(shell_uses_connection, SMC)
     close_both(c, s);
 }
 
+/* So does the shell of system(), also where it inherits no connection. */
+SCENARIO(limits_in_a_shell, SMC)
+{
+    PAIR(c, s);
+    MUST(fcntl(c, F_SETFD, FD_CLOEXEC));
+    MUST(fcntl(s, F_SETFD, FD_CLOEXEC));
+    struct rlimit l;
+    MUST(getrlimit(RLIMIT_NOFILE, &l));
+    l.rlim_cur = 600;
+    CALL(setrlimit(RLIMIT_NOFILE, &l));
+    CALL(system("test $(ulimit -n) = 600"));
+    SEND(c, "still here", 0);
+    RECV(s, 10, MSG_WAITALL);
+    close_both(c, s);
+}
+
+static int interrupted;
+
+static void on_interrupt(int signal)
+{
+    interrupted = signal;
+}
+
+/* The caller ignores what interrupts the command, and gets its status. */
+SCENARIO(system_and_signals, SMC)
+{
+    PAIR(c, s);
+    struct sigaction handler = {.sa_handler = on_interrupt}, now;
+    MUST(sigaction(SIGINT, &handler, NULL));
+    CALL(system("kill -INT $PPID; exit 5"));
+    CALL(system("kill -INT $$; exit 6"));
+    CALL(system("exec /nothing/there 2>/dev/null"));
+    CALL(system(NULL) != 0);
+    say("interrupted by %d", interrupted);
+    MUST(sigaction(SIGINT, NULL, &now));
+    say("handler %s", now.sa_handler == on_interrupt ? "kept" : "lost");
+    sigset_t blocked;
+    MUST(sigprocmask(SIG_BLOCK, NULL, &blocked));
+    say("blocked %d", sigismember(&blocked, SIGCHLD));
+    handler.sa_handler = SIG_IGN;
+    MUST(sigaction(SIGCHLD, &handler, NULL));
+    CALL(system("exit 7"));
+    SEND(c, "still here", 0);
+    RECV(s, 10, MSG_WAITALL);
+    close_both(c, s);
+}
+
 /* A program that is executed sees the limits that were set, and so does this one. */
 SCENARIO(limits_of_descriptors, SMC)
 {

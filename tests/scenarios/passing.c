@@ -97,6 +97,56 @@ SCENARIO(pass_a_connection, SMC)
     CALL(close(c));
 }
 
+/* Two at once, by sendmmsg. */
+SCENARIO(pass_two_connections, SMC)
+{
+    int u[2];
+    MUST(socketpair(AF_UNIX, SOCK_DGRAM, 0, u));
+    pid_t pid = fork_child();
+    if (pid == 0) {
+        for (int i = 0; i < 2; i++) {
+            int s = recv_fd(u[1], 0);
+            RECV(s, 5, MSG_WAITALL);
+            SEND(s, "answer", 0);
+            CALL(close(s));
+        }
+        return;
+    }
+    PAIR(c, s);
+    PAIR(d, t);
+    int passed[] = {s, t};
+    struct iovec v = {"f", 1};
+    union {
+        char bytes[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr align;
+    } control[2];
+    struct mmsghdr m[3];
+    memset(m, 0, sizeof m);
+    for (int i = 0; i < 2; i++) {
+        memset(&control[i], 0, sizeof control[i]);
+        m[i].msg_hdr = (struct msghdr){.msg_iov = &v,
+                                       .msg_iovlen = 1,
+                                       .msg_control = control[i].bytes,
+                                       .msg_controllen = sizeof control[i].bytes};
+        struct cmsghdr *h = CMSG_FIRSTHDR(&m[i].msg_hdr);
+        h->cmsg_level = SOL_SOCKET;
+        h->cmsg_type = SCM_RIGHTS;
+        h->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(h), &passed[i], sizeof(int));
+    }
+    m[2].msg_hdr = (struct msghdr){.msg_iov = &v, .msg_iovlen = 1};
+    SEND(c, "first", 0);
+    SEND(d, "other", 0);
+    CALL(sendmmsg(u[0], m, 3, 0));
+    say("lengths %u %u %u", m[0].msg_len, m[1].msg_len, m[2].msg_len);
+    close_both(s, t);
+    RECV(c, 6, MSG_WAITALL);
+    RECV(d, 6, MSG_WAITALL);
+    reap(pid);
+    close_both(u[0], u[1]);
+    close_both(c, d);
+}
+
 /* Used on both sides of the hand-over, with data left unread. */
 SCENARIO(pass_a_used_connection, SMC)
 {

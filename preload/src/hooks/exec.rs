@@ -195,15 +195,22 @@ hook! {
 
 hook! {
     unsafe fn system(command: *const c_char) -> c_int => smcr_system {
-        // SAFETY: as above. It returns when the command is done; for all that time the process
-        // has the program's own limit of descriptors, so only where the command could use it.
-        unsafe {
-            let call = || real!(system)(command);
-            if command.is_null() || !exec::has_inheritable() {
-                return call();
-            }
-            exec::spawn(Image::Path(c"/bin/sh"), environ, &[], call, |&status| status != -1)
+        if command.is_null() || smcr_core::engine::engine().is_none() {
+            // SAFETY: as above.
+            return unsafe { real!(system)(command) };
         }
+        crate::ops::system::system(|child, attributes| {
+            let words = [c"sh".as_ptr(), c"-c".as_ptr(), command, std::ptr::null()];
+            let shell = c"/bin/sh";
+            // SAFETY: as above.
+            unsafe {
+                let call = || {
+                    let argv = words.as_ptr();
+                    real!(posix_spawn)(child, shell.as_ptr(), std::ptr::null(), attributes, argv, environ)
+                };
+                exec::spawn(Image::Path(shell), environ, &[], call, |&error| error == 0)
+            }
+        })
     }
 }
 

@@ -3,10 +3,11 @@
 use libc::{c_int, c_void, iovec, off_t, size_t, sockaddr, socklen_t, ssize_t};
 use redhook::{hook, real};
 
-use smcr_core::conn::io::Sink;
+use smcr_core::conn::io::{Sink, Slices};
 
 use crate::ops::{io, setup};
 use crate::outcome::Outcome;
+use crate::stream::StreamRef;
 use crate::table;
 
 super::resolves!(
@@ -33,6 +34,25 @@ fn one(buf: *const c_void, len: size_t) -> [iovec; 1] {
     }]
 }
 
+/// Does `transfer` with `iov` if `fd` is a stream, else `pass_on`.
+///
+/// # Safety
+/// `iov` is valid as for readv(2) or writev(2), whatever `transfer` does.
+#[inline(always)]
+unsafe fn through(
+    fd: c_int,
+    (iov, count): (*const iovec, usize),
+    transfer: impl FnOnce(&StreamRef, &mut Slices<'_>) -> Outcome<usize>,
+    pass_on: impl FnOnce() -> ssize_t,
+) -> ssize_t {
+    let Some(stream) = table::stream(fd) else {
+        return pass_on();
+    };
+    // SAFETY: by this function's contract.
+    unsafe { io::with_slices(iov, count, |slices| transfer(&stream, slices)) }
+        .or_else(|done| done as ssize_t, pass_on)
+}
+
 /// Sends `iov` if `fd` is a stream, else does `pass_on`.
 ///
 /// # Safety
@@ -45,12 +65,10 @@ unsafe fn sending(
     flags: c_int,
     pass_on: impl FnOnce() -> ssize_t,
 ) -> ssize_t {
-    let Some(stream) = table::stream(fd) else {
-        return pass_on();
-    };
+    let transfer =
+        |stream: &StreamRef, source: &mut Slices<'_>| io::send(fd, stream, source, flags);
     // SAFETY: by this function's contract.
-    unsafe { io::with_slices(iov, count, |source| io::send(fd, &stream, source, flags)) }
-        .or_else(|sent| sent as ssize_t, pass_on)
+    unsafe { through(fd, (iov, count), transfer, pass_on) }
 }
 
 /// Receives into `iov` if `fd` is a stream, else does `pass_on`.
@@ -65,12 +83,9 @@ unsafe fn receiving(
     flags: c_int,
     pass_on: impl FnOnce() -> ssize_t,
 ) -> ssize_t {
-    let Some(stream) = table::stream(fd) else {
-        return pass_on();
-    };
+    let transfer = |stream: &StreamRef, sink: &mut Slices<'_>| io::recv(fd, stream, sink, flags);
     // SAFETY: by this function's contract.
-    unsafe { io::with_slices(iov, count, |sink| io::recv(fd, &stream, sink, flags)) }
-        .or_else(|received| received as ssize_t, pass_on)
+    unsafe { through(fd, (iov, count), transfer, pass_on) }
 }
 
 /// As [`receiving`] for read and readv, which do nothing when asked for nothing.
@@ -84,17 +99,12 @@ unsafe fn reading(
     count: usize,
     pass_on: impl FnOnce() -> ssize_t,
 ) -> ssize_t {
-    let Some(stream) = table::stream(fd) else {
-        return pass_on();
+    let transfer = |stream: &StreamRef, sink: &mut Slices<'_>| match Sink::left(sink) {
+        0 => Outcome::Done(0),
+        _ => io::recv(fd, stream, sink, 0),
     };
     // SAFETY: by this function's contract.
-    unsafe {
-        io::with_slices(iov, count, |sink| match Sink::left(sink) {
-            0 => Outcome::Done(0),
-            _ => io::recv(fd, &stream, sink, 0),
-        })
-    }
-    .or_else(|received| received as ssize_t, pass_on)
+    unsafe { through(fd, (iov, count), transfer, pass_on) }
 }
 
 hook! {

@@ -1,5 +1,7 @@
 //! sendmsg, recvmsg and their plural forms.
 
+use std::os::fd::AsRawFd;
+
 use libc::{c_int, c_uint, mmsghdr, msghdr, ssize_t, timespec};
 use redhook::{hook, real};
 use rustix::io::Errno;
@@ -26,13 +28,19 @@ unsafe fn send_one(
             return Outcome::Failed(Errno::MSGSIZE);
         }
         if (*message).msg_controllen > 0 {
-            // Wrong ones are refused: by the TCP socket, which is given nothing to send.
-            if let Some(tcp) = crate::ops::options::tcp_of(fd) {
-                let mut empty = *message;
-                empty.msg_iovlen = 0;
-                if real!(sendmsg)(tcp, &empty, flags & !libc::MSG_OOB) < 0 {
-                    return Outcome::Failed(crate::real::errno());
-                }
+            // Wrong ones are refused: by the TCP socket, which is given nothing to send. (What it
+            // says else is about a TCP connection that may have ended before the stream.)
+            let mut empty = *message;
+            empty.msg_iovlen = 0;
+            let flags = flags & !libc::MSG_OOB | libc::MSG_NOSIGNAL;
+            let sent = stream
+                .connection
+                .with_tcp(|tcp| real!(sendmsg)(tcp.as_raw_fd(), &empty, flags));
+            if sent.is_some_and(|sent| sent < 0)
+                && let errno @ (Errno::INVAL | Errno::FAULT | Errno::PERM | Errno::NOBUFS) =
+                    crate::real::errno()
+            {
+                return Outcome::Failed(errno);
             }
         }
         io::with_slices(iov, count, |source| io::send(fd, stream, source, flags))
@@ -105,6 +113,38 @@ hook! {
     }
 }
 
+/// sendmmsg() through what is not a stream: where descriptors of streams are passed, message by
+/// message.
+///
+/// # Safety
+/// As sendmmsg(2).
+unsafe fn send_all(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int {
+    const MOST: c_uint = 1024;
+    // SAFETY: by this function's contract.
+    unsafe {
+        let all = 0..count.min(MOST) as usize;
+        let passes = !messages.is_null()
+            && all
+                .clone()
+                .any(|at| passing::passes_stream(&(*messages.add(at)).msg_hdr));
+        if !passes {
+            return real!(sendmmsg)(fd, messages, count, flags);
+        }
+        for at in all {
+            let message = messages.add(at);
+            let sent = passing::sending(&(*message).msg_hdr, |header| {
+                real!(sendmsg)(fd, header, flags)
+            });
+            if sent < 0 {
+                // The error of a later one is kept for the next call.
+                return if at > 0 { at as c_int } else { -1 };
+            }
+            (*message).msg_len = sent as c_uint;
+        }
+        count.min(MOST) as c_int
+    }
+}
+
 hook! {
     unsafe fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int
         => smcr_sendmmsg
@@ -112,7 +152,7 @@ hook! {
         // SAFETY: the program's messages, by sendmmsg's contract.
         unsafe {
             let Some(stream) = table::stream(fd) else {
-                return real!(sendmmsg)(fd, messages, count, flags);
+                return send_all(fd, messages, count, flags);
             };
             let mut done = 0;
             for at in 0..count.min(1024) as usize {

@@ -3,9 +3,10 @@
 use libc::{c_int, c_void, sockaddr, socklen_t};
 use redhook::{hook, real};
 
-use crate::ops::{fds, options, setup};
+use crate::ops::options::{self, End};
+use crate::ops::{fds, relief, setup};
 use crate::outcome::Outcome;
-use crate::{real, table};
+use crate::table;
 
 super::resolves!(
     socket,
@@ -23,7 +24,7 @@ super::resolves!(
 hook! {
     unsafe fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int => smcr_socket {
         // SAFETY: takes integers.
-        let fd = unsafe { real!(socket)(domain, kind, protocol) };
+        let fd = relief::retry(|| unsafe { real!(socket)(domain, kind, protocol) });
         if fd >= 0 {
             if !fds::within_limit(fd) {
                 return -1;
@@ -61,8 +62,8 @@ hook! {
 hook! {
     unsafe fn accept(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int => smcr_accept {
         // SAFETY: the program's buffers, by accept's contract.
-        let new = unsafe { real!(accept)(fd, addr, len) };
-        accepted(fd, new)
+        let new = relief::retry(|| unsafe { real!(accept)(fd, addr, len) });
+        accepted(fd, new, 0)
     }
 }
 
@@ -71,19 +72,19 @@ hook! {
         => smcr_accept4
     {
         // SAFETY: the program's buffers, by accept4's contract.
-        let new = unsafe { real!(accept4)(fd, addr, len, flags) };
-        accepted(fd, new)
+        let new = relief::retry(|| unsafe { real!(accept4)(fd, addr, len, flags) });
+        accepted(fd, new, flags)
     }
 }
 
-fn accepted(listener: c_int, new: c_int) -> c_int {
+fn accepted(listener: c_int, new: c_int, flags: c_int) -> c_int {
     if new < 0 {
         return new;
     }
     if !fds::within_limit(new) {
         return -1;
     }
-    setup::accepted(listener, new)
+    setup::accepted(listener, new, flags)
 }
 
 hook! {
@@ -104,9 +105,11 @@ hook! {
                 return pass_on();
             }
             match options::prepare(fd, level, name) {
-                Outcome::Done(target) => {
+                Outcome::Done(()) => {
                     // The kernel looks at the program's pointer first.
-                    let ret = real!(setsockopt)(target, level, name, value, len);
+                    let ret = options::set(fd, level, name, |target| {
+                        real!(setsockopt)(target, level, name, value, len)
+                    });
                     if ret == 0 {
                         options::applied(fd, level, name, options::bytes(value, len));
                     }
@@ -124,13 +127,10 @@ hook! {
     {
         // SAFETY: the program's buffers, by getsockopt's contract.
         unsafe {
-            // The TCP socket answers, also for the program's pointers.
-            let ret = real!(getsockopt)(options::tcp_of(fd).unwrap_or(fd), level, name, value, len);
-            if ret == 0 && (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR) && *len == 4
-                && let Some(error) = options::take_error(fd) {
-                    value.cast::<c_int>().write_unaligned(error);
-                }
-            ret
+            // A TCP socket answers, also for the program's pointers.
+            options::get(fd, (level, name), value, len, |target| {
+                real!(getsockopt)(target, level, name, value, len)
+            })
         }
     }
 }
@@ -139,9 +139,10 @@ hook! {
     unsafe fn getsockname(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int
         => smcr_getsockname
     {
-        let fd = options::tcp_of(fd).unwrap_or(fd);
         // SAFETY: the program's buffers, by getsockname's contract.
-        unsafe { real!(getsockname)(fd, addr, len) }
+        unsafe {
+            options::address(fd, End::Local, addr, len, |fd| real!(getsockname)(fd, addr, len))
+        }
     }
 }
 
@@ -149,12 +150,9 @@ hook! {
     unsafe fn getpeername(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int
         => smcr_getpeername
     {
-        if let Some(errno) = options::disconnected(fd) {
-            real::set_errno(errno);
-            return -1;
-        }
-        let fd = options::tcp_of(fd).unwrap_or(fd);
         // SAFETY: the program's buffers, by getpeername's contract.
-        unsafe { real!(getpeername)(fd, addr, len) }
+        unsafe {
+            options::address(fd, End::Peer, addr, len, |fd| real!(getpeername)(fd, addr, len))
+        }
     }
 }

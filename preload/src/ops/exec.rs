@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use libc::{c_char, c_int};
 use parking_lot::Mutex;
@@ -34,7 +33,7 @@ fn streams(passes: impl Fn(RawFd) -> bool) -> Streams {
     for stream in fork::all_streams() {
         let connection = Arc::clone(&stream.connection);
         if stream.fds.lock().iter().any(|&fd| passes(fd)) {
-            let inode = stream.inode.load(Ordering::Relaxed);
+            let inode = stream.inode();
             found.passing.push((connection, inode));
         } else {
             found.leaving.push(connection);
@@ -54,7 +53,7 @@ fn streams_of_vfork_child() -> Streams {
     {
         let _guard = table::lock();
         for stream in fork::all_streams() {
-            let inode = stream.inode.load(Ordering::Relaxed);
+            let inode = stream.inode();
             known.insert(inode, Arc::clone(&stream.connection));
         }
     }
@@ -186,11 +185,6 @@ pub(crate) unsafe fn spawn<T>(
     done
 }
 
-/// Whether a child process would inherit a connection.
-pub(crate) fn has_inheritable() -> bool {
-    engine().is_some() && !fds::is_other_process() && !streams(is_inheritable).passing.is_empty()
-}
-
 /// Before a vfork: connections whose handshake is pending go on over TCP, as before a fork.
 ///
 /// vfork itself stays what it is. Its child shares our memory and has its own descriptors, so
@@ -199,8 +193,14 @@ pub(crate) fn has_inheritable() -> bool {
 /// continues. To make it a fork would be sound, too, but slow in a large process, and programs
 /// exist whose child tells the parent by a variable why exec failed.
 pub(crate) fn before_vfork() {
-    if !fds::is_other_process() {
-        drop(engine::before_fork());
+    if fds::is_other_process() {
+        return;
+    }
+    drop(engine::before_fork());
+    // The child knows its descriptors by their inodes, and may change which number is which.
+    let _guard = table::lock();
+    for stream in fork::all_streams() {
+        stream.inode();
     }
 }
 
@@ -212,7 +212,6 @@ pub(crate) fn arrive(engine: &'static Engine) {
 /// Takes over a connection that came to this process.
 pub(crate) fn take(arrived: Arrived) {
     let stream = StreamRef::new(arrived.connection);
-    stream.inode.store(arrived.inode, Ordering::Relaxed);
     let first = arrived.fds.first();
     if let Some(Ok(status)) = first.map(|&fd| real::fcntl(fd, libc::F_GETFL, 0)) {
         let nonblocking = status & libc::O_NONBLOCK != 0;

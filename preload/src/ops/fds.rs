@@ -1,11 +1,11 @@
 //! Descriptors: close, dup, fcntl, ioctl.
 
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use libc::c_int;
 use rustix::io::Errno;
-use smcr_core::engine::Phase;
+use smcr_core::engine::{Phase, is_reported_readable};
 use smcr_core::sys;
 
 use super::options;
@@ -156,19 +156,21 @@ pub(crate) unsafe fn ioctl(
         stream.connection.set_nonblocking(on);
         return Outcome::PassOn(PassOn::NotOurs);
     }
-    if let Some(tcp) = options::tcp_of(fd)
-        && matches!(
-            request as libc::c_ulong,
-            libc::FIONREAD | libc::TIOCOUTQ | SIOCATMARK
-        )
-    {
-        if stream.connection.phase() == Phase::Committing && is_reported_readable(fd) {
-            // See `io::recv`.
+    if matches!(
+        request as libc::c_ulong,
+        libc::FIONREAD | libc::TIOCOUTQ | SIOCATMARK
+    ) {
+        // SAFETY: the program's own descriptor, in its call on it.
+        let end = unsafe { BorrowedFd::borrow_raw(fd) };
+        if stream.connection.phase() == Phase::Committing && is_reported_readable(end) {
+            // See `Connection::recv`.
             stream.connection.wait_decided();
         }
         // Checks the program's pointer.
         // SAFETY: by this function's contract.
-        if let Err(errno) = unsafe { real::ioctl(tcp, request, arg) } {
+        let ask = |socket: RawFd| unsafe { real::ioctl(socket, request, arg) };
+        let asked = stream.connection.with_tcp(|tcp| ask(tcp.as_raw_fd()));
+        if let Some(Err(errno)) = asked {
             return Outcome::Failed(errno);
         }
         match stream.connection.phase() {
@@ -200,13 +202,6 @@ pub(crate) unsafe fn ioctl(
     Outcome::Done(0)
 }
 
-/// Whether the kernel reports the program's end of a readiness pair readable, or hung up.
-pub(super) fn is_reported_readable(fd: RawFd) -> bool {
-    // SAFETY: the program's own descriptor, in its call on it.
-    let end = unsafe { BorrowedFd::borrow_raw(fd) };
-    matches!(sys::poll_one(end, libc::POLLIN, Some(0)), Ok(1..))
-}
-
 const SIOCATMARK: libc::c_ulong = 0x8905;
 
 /// shutdown() of a stream.
@@ -220,9 +215,9 @@ pub(crate) fn shutdown(fd: RawFd, how: c_int) -> Outcome<c_int> {
     };
     // SAFETY: the program's own descriptor, in its call on it.
     let result = smc.shutdown(unsafe { BorrowedFd::borrow_raw(fd) }, how);
-    if let (Ok(()), Some(tcp)) = (result, stream.connection.tcp()) {
+    if result.is_ok() {
         // For TCP_INFO and the like; the peer's library takes no notice.
-        let _ = sys::shutdown(tcp, how);
+        stream.connection.with_tcp(|tcp| sys::shutdown(tcp, how));
     }
     result.map(|()| 0).into()
 }

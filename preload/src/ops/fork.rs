@@ -4,7 +4,7 @@
 use std::os::fd::RawFd;
 
 use parking_lot::{Mutex, MutexGuard};
-use smcr_core::engine;
+use smcr_core::{engine, forks};
 
 use super::fds;
 use crate::stream::StreamRef;
@@ -24,9 +24,10 @@ extern "C" fn prepare() {
     let rest = engine::before_fork();
     share_sockets();
     let table = table::lock();
+    let fork = forks::begin();
     for stream in all_streams() {
         // Counted before the child exists: a parent that closes at once must not be the last.
-        stream.connection.inherited();
+        stream.connection.forking(fork);
     }
     *HELD.lock() = Some(Held { table, rest });
 }
@@ -63,11 +64,14 @@ extern "C" fn child() {
     }
 }
 
-/// fork() failed: no child has the connections.
-pub(crate) fn failed() {
-    let _guard = table::lock();
-    for stream in all_streams() {
-        stream.connection.not_inherited();
+/// fork() returned in the parent: the child, or none if it failed.
+pub(crate) fn returned(child: Option<u32>) {
+    forks::done(child);
+    if child.is_none() {
+        let _guard = table::lock();
+        for stream in all_streams() {
+            stream.connection.not_forked();
+        }
     }
 }
 

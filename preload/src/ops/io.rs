@@ -3,9 +3,9 @@
 use std::os::fd::{BorrowedFd, RawFd};
 
 use rustix::io::Errno;
-use smcr_core::conn::io::{Discard, Sink, Slices, Source};
-use smcr_core::conn::{Arming, Received};
-use smcr_core::engine::{Early, Phase, engine};
+use smcr_core::conn::io::{Sink, Slices, Source};
+use smcr_core::conn::{Arming, Smc};
+use smcr_core::engine::Watcher;
 use smcr_core::sys;
 
 use crate::outcome::{Outcome, PassOn};
@@ -20,6 +20,26 @@ fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
     unsafe { BorrowedFd::borrow_raw(fd) }
 }
 
+impl Watcher for StreamRef {
+    #[inline]
+    fn arming(&self, smc: &Smc) -> Arming {
+        self.watch.arming(smc, self.connection.is_nonblocking())
+    }
+
+    #[inline]
+    fn left_unarmed(&self, smc: &Smc) {
+        self.watch.left_unarmed(self, smc);
+    }
+}
+
+fn outcome(done: Result<Option<usize>, Errno>) -> Outcome<usize> {
+    match done {
+        Ok(Some(bytes)) => Outcome::Done(bytes),
+        Ok(None) => Outcome::PassOn(PassOn::OnTcp),
+        Err(errno) => Outcome::Failed(errno),
+    }
+}
+
 /// Any kind of send.
 #[inline]
 pub(crate) fn send(
@@ -28,41 +48,11 @@ pub(crate) fn send(
     source: &mut impl Source,
     flags: i32,
 ) -> Outcome<usize> {
-    let connection = &stream.connection;
-    loop {
-        if let Some(smc) = connection.smc() {
-            let sent = smc.send(borrow(fd), source, flags);
-            connection.note_bytes(smc);
-            if sent == Err(Errno::AGAIN) {
-                // Space is looked for, too.
-                stream.watch.left_unarmed(stream, smc);
-            }
-            if sent == Err(Errno::PIPE) && flags & libc::MSG_NOSIGNAL == 0 {
-                raise_sigpipe();
-            }
-            if flags & libc::MSG_OOB != 0 && sent.is_ok_and(|bytes| bytes > 0) {
-                connection.signal_urgent();
-            }
-            return sent.into();
-        }
-        if connection.phase() == Phase::Tcp {
-            return Outcome::PassOn(PassOn::OnTcp);
-        }
-        let Some(engine) = engine() else {
-            return Outcome::PassOn(PassOn::OnTcp);
-        };
-        let nonblocking = flags & libc::MSG_DONTWAIT != 0 || connection.is_nonblocking();
-        match connection.send_early(borrow(fd), source, flags, nonblocking, engine) {
-            Ok(Early::Sent(n)) => return Outcome::Done(n),
-            Ok(Early::Decided) => {}
-            Err(errno) => {
-                if errno == Errno::PIPE && flags & libc::MSG_NOSIGNAL == 0 {
-                    raise_sigpipe();
-                }
-                return Outcome::Failed(errno);
-            }
-        }
+    let sent = stream.connection.send(borrow(fd), source, flags, stream);
+    if sent == Err(Errno::PIPE) && flags & libc::MSG_NOSIGNAL == 0 {
+        raise_sigpipe();
     }
+    outcome(sent)
 }
 
 /// Any kind of receive.
@@ -73,72 +63,7 @@ pub(crate) fn recv(
     sink: &mut impl Sink,
     flags: i32,
 ) -> Outcome<usize> {
-    let connection = &stream.connection;
-    loop {
-        if let Some(smc) = connection.smc() {
-            if flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE | libc::MSG_TRUNC) != 0 {
-                return recv_special(fd, stream, sink, flags);
-            }
-            let arming = stream.watch.arming(smc, connection.is_nonblocking());
-            let received = smc.recv(borrow(fd), sink, flags, arming);
-            connection.note_bytes(smc);
-            if arming == Arming::Later
-                && matches!(
-                    received,
-                    Ok(Received { unarmed: true, .. }) | Err(Errno::AGAIN)
-                )
-            {
-                stream.watch.left_unarmed(stream, smc);
-            }
-            return received.map(|received| received.bytes).into();
-        }
-        match connection.phase() {
-            Phase::Tcp => return Outcome::PassOn(PassOn::OnTcp),
-            Phase::Smc => {}
-            // A bell comes only from a server that has our Confirm: the switch is a matter of
-            // microseconds, and a socket that was reported readable must not say EAGAIN.
-            Phase::Committing
-                if !would_wait(stream, flags) && !super::fds::is_reported_readable(fd) =>
-            {
-                return Outcome::Failed(Errno::AGAIN);
-            }
-            Phase::Committing => connection.wait_decided(),
-            Phase::Pending if !would_wait(stream, flags) => return Outcome::Failed(Errno::AGAIN),
-            // Nothing can come before the handshake; its end, or the first data, wakes us. The
-            // kernel applies SO_RCVTIMEO and the rest.
-            Phase::Pending => match sys::recv(borrow(fd), &mut [], libc::MSG_PEEK) {
-                Ok(_) if connection.phase() == Phase::Pending => {
-                    std::thread::sleep(std::time::Duration::from_millis(1));
-                }
-                Ok(_) => {}
-                Err(errno) => return Outcome::Failed(errno),
-            },
-        }
-    }
-}
-
-fn would_wait(stream: &StreamRef, flags: i32) -> bool {
-    flags & libc::MSG_DONTWAIT == 0 && !stream.connection.is_nonblocking()
-}
-
-#[cold]
-fn recv_special(fd: RawFd, stream: &StreamRef, sink: &mut impl Sink, flags: i32) -> Outcome<usize> {
-    let Some(smc) = stream.connection.smc() else {
-        return Outcome::PassOn(PassOn::OnTcp);
-    };
-    if flags & libc::MSG_ERRQUEUE != 0 {
-        // SMC queues no errors.
-        return Outcome::Failed(Errno::AGAIN);
-    }
-    if flags & libc::MSG_OOB != 0 {
-        stream.connection.forget_urgent_signals();
-        return smc.recv_urgent(sink, flags).into();
-    }
-    // MSG_TRUNC on a stream: the bytes are taken and thrown away.
-    let mut discard = Discard(sink.left());
-    let received = smc.recv(borrow(fd), &mut discard, flags, Arming::Now);
-    stream.connection.note_bytes(smc);
-    received.map(|received| received.bytes).into()
+    outcome(stream.connection.recv(borrow(fd), sink, flags, stream))
 }
 
 /// Runs `with` on the memory an iovec array describes.

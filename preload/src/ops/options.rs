@@ -1,15 +1,16 @@
 //! Socket options and addresses of a stream: its TCP socket answers, except where the library
 //! knows better.
 
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use libc::{c_int, c_void};
+use libc::{c_int, c_void, sockaddr, socklen_t};
 use rustix::io::Errno;
 use smcr_core::engine::Connection;
 use smcr_core::{Reason, sys};
 
 use crate::outcome::{Outcome, PassOn};
+use crate::real;
 use crate::table::{self, Entry};
 
 /// Whether the program ever set a time-out, or a linger time: asked before system calls that
@@ -19,8 +20,8 @@ static LINGER_USED: AtomicBool = AtomicBool::new(false);
 
 const SOL_TCP: c_int = libc::IPPROTO_TCP;
 
-/// setsockopt() on any descriptor: which socket the option is to be set on, or why it cannot be.
-pub(crate) fn prepare(fd: RawFd, level: c_int, name: c_int) -> Outcome<RawFd> {
+/// setsockopt() on any descriptor: whether the library has to look at it, or why it cannot be.
+pub(crate) fn prepare(fd: RawFd, level: c_int, name: c_int) -> Outcome<()> {
     match (level, name) {
         (libc::SOL_SOCKET, libc::SO_RCVTIMEO | libc::SO_SNDTIMEO) => {
             TIMEOUTS_USED.store(true, Ordering::Relaxed);
@@ -42,7 +43,151 @@ pub(crate) fn prepare(fd: RawFd, level: c_int, name: c_int) -> Outcome<RawFd> {
             return Outcome::Failed(if ulp { Errno::NOENT } else { Errno::OPNOTSUPP });
         }
     }
-    Outcome::Done(tcp_of(fd).unwrap_or(fd))
+    Outcome::Done(())
+}
+
+/// setsockopt() after [`prepare`]: `call` makes the real one, on the socket it is given.
+pub(crate) fn set(fd: RawFd, level: c_int, name: c_int, call: impl Fn(RawFd) -> c_int) -> c_int {
+    let Some(stream) = table::stream(fd) else {
+        return call(fd);
+    };
+    let connection = &stream.connection;
+    if let Some(ret) = connection.with_tcp(|tcp| call(tcp.as_raw_fd())) {
+        return ret;
+    }
+    let standing_in = connection.with_options(|options| {
+        let socket = options.stand_in()?;
+        let ret = call(socket.as_raw_fd());
+        if ret == 0 {
+            options.note(socket.as_fd(), level, name);
+        }
+        Ok(ret)
+    });
+    standing_in.map_or_else(|| call(fd), |done| done.unwrap_or_else(fail))
+}
+
+/// getsockopt() on any descriptor: `call` makes the real one, on the socket it is given.
+///
+/// # Safety
+/// `value` and `len` are the program's, which `call` has the kernel check.
+pub(crate) unsafe fn get(
+    fd: RawFd,
+    (level, name): (c_int, c_int),
+    value: *mut c_void,
+    len: *mut socklen_t,
+    call: impl Fn(RawFd) -> c_int,
+) -> c_int {
+    let Some(stream) = table::stream(fd) else {
+        return call(fd);
+    };
+    let connection = &stream.connection;
+    // SAFETY: the kernel wrote there.
+    let answer = |bytes: &[u8]| unsafe {
+        let fits = bytes.len().min(*len as usize);
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), value.cast(), fits);
+    };
+    let mut ret = connection.with_tcp(|tcp| call(tcp.as_raw_fd()));
+    if ret.is_none() {
+        let standing_in = connection.with_options(|options| {
+            let ret = call(options.stand_in()?.as_raw_fd());
+            if let (0, Some(known)) = (ret, options.value(level, name)) {
+                answer(known);
+            }
+            Ok(ret)
+        });
+        ret = standing_in.map(|done| done.unwrap_or_else(fail));
+    }
+    let ret = ret.unwrap_or_else(|| call(fd));
+    let (0, Some(smc)) = (ret, connection.smc()) else {
+        return ret;
+    };
+    // SAFETY: the kernel wrote there.
+    let (len, first) = unsafe { (*len, value.cast::<u8>()) };
+    match (level, name) {
+        (libc::SOL_SOCKET, libc::SO_ERROR) if len == 4 => {
+            let error = smc.take_error().map_or(0, |errno| errno.raw_os_error());
+            answer(&error.to_ne_bytes());
+        }
+        (SOL_TCP, libc::TCP_INFO) if len > 0 => {
+            const CLOSE: u8 = 7;
+            // SAFETY: it has at least one byte.
+            let state = connection.with_tcp(|_| unsafe { *first });
+            // We, or the peer's library, did without the TCP connection.
+            if state.is_none_or(|state| state == CLOSE) {
+                answer(&[smc.tcp_state(borrow(fd))]);
+            }
+        }
+        _ => {}
+    }
+    ret
+}
+
+fn fail(errno: Errno) -> c_int {
+    real::set_errno(errno);
+    -1
+}
+
+fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
+    // SAFETY: the program's own descriptor, in its call on it.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+/// Which end's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// getsockname
+    Local,
+    /// getpeername
+    Peer,
+}
+
+/// getsockname() or getpeername() on any descriptor: `call` makes the real one, on the socket it
+/// is given.
+///
+/// # Safety
+/// `addr` and `len` are the program's, as for getsockname(2); the kernel checks them.
+pub(crate) unsafe fn address(
+    fd: RawFd,
+    end: End,
+    addr: *mut sockaddr,
+    len: *mut socklen_t,
+    call: impl Fn(RawFd) -> c_int,
+) -> c_int {
+    let Some(stream) = table::stream(fd) else {
+        return call(fd);
+    };
+    let connection = &stream.connection;
+    if end == End::Peer && connection.smc().is_some_and(|smc| smc.is_over()) {
+        return fail(Errno::NOTCONN);
+    }
+    match connection.with_tcp(|tcp| call(tcp.as_raw_fd())) {
+        // The peer's library did without the TCP connection.
+        Some(-1) if real::errno() == Errno::NOTCONN && connection.smc().is_some() => {}
+        Some(ret) => return ret,
+        None if connection.smc().is_none() => return call(fd),
+        None => {}
+    }
+    let Some((local, peer)) = connection.addresses() else {
+        return fail(Errno::NOTCONN);
+    };
+    let mut room = [0; size_of::<socklen_t>()];
+    // SAFETY: checked by the kernel.
+    if unsafe { sys::read_own_memory(len.cast(), &mut room) } != Ok(room.len()) {
+        return fail(Errno::FAULT);
+    }
+    // Our own end of the readiness pair, which says whether it can write there.
+    let ret = call(fd);
+    if ret == 0 {
+        let address = if end == End::Local { local } else { peer };
+        let address = rustix::net::SocketAddrAny::from(address);
+        let fits = (address.addr_len() as usize).min(u32::from_ne_bytes(room) as usize);
+        // SAFETY: the program's buffers, of the length that it said.
+        unsafe {
+            std::ptr::copy_nonoverlapping(address.as_ptr().cast::<u8>(), addr.cast(), fits);
+            len.write_unaligned(address.addr_len());
+        }
+    }
+    ret
 }
 
 /// setsockopt() succeeded.
@@ -76,8 +221,7 @@ fn apply(
     if level != libc::SOL_SOCKET {
         return;
     }
-    // SAFETY: the program's own descriptor, in its call on it.
-    let end = unsafe { BorrowedFd::borrow_raw(fd) };
+    let end = borrow(fd);
     match name {
         libc::SO_RCVTIMEO | libc::SO_SNDTIMEO => {
             let _ = sys::set_bytes(end, level, name, value);
@@ -111,21 +255,6 @@ fn forbids(level: c_int, name: c_int) -> Option<Reason> {
     }
 }
 
-/// `SO_ERROR` of a stream that is on SMC, which is cleared by asking.
-pub(crate) fn take_error(fd: RawFd) -> Option<c_int> {
-    let stream = table::stream(fd)?;
-    let smc = stream.connection.smc()?;
-    Some(smc.take_error().map_or(0, |errno| errno.raw_os_error()))
-}
-
-/// The TCP socket that answers for a stream's addresses and identity.
-pub(crate) fn tcp_of(fd: RawFd) -> Option<RawFd> {
-    use std::os::fd::AsRawFd;
-    let stream = table::stream(fd)?;
-    let tcp = stream.connection.as_raw_fd();
-    (tcp >= 0).then_some(tcp)
-}
-
 /// Gives a readiness pair the time-outs of the socket it replaces.
 pub(crate) fn copy_timeouts(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
     if !TIMEOUTS_USED.load(Ordering::Relaxed) {
@@ -145,10 +274,17 @@ pub(crate) fn wants_reset(connection: &Connection) -> bool {
         return false;
     }
     let mut value = [0u8; 8];
-    let tcp = connection.tcp();
-    let got = tcp.map(|tcp| sys::get_bytes(tcp, libc::SOL_SOCKET, libc::SO_LINGER, &mut value));
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_LINGER);
+    let got = connection.with_tcp(|tcp| sys::get_bytes(tcp, level, name, &mut value).is_ok());
+    if got.is_none() {
+        connection.with_options(|options| {
+            if let Some(linger) = options.value(level, name) {
+                value.copy_from_slice(linger);
+            }
+        });
+    }
     // struct linger: l_onoff, l_linger.
-    got == Some(Ok(8)) && value[..4] != [0; 4] && value[4..] == [0; 4]
+    value[..4] != [0; 4] && value[4..] == [0; 4]
 }
 
 /// `len` bytes at `value`, as passed to setsockopt.
@@ -161,10 +297,4 @@ pub(crate) unsafe fn bytes<'a>(value: *const c_void, len: u32) -> &'a [u8] {
     }
     // SAFETY: by this function's contract.
     unsafe { std::slice::from_raw_parts(value.cast(), len as usize) }
-}
-
-/// `ENOTCONN` for a stream whose both directions have ended, as TCP says.
-pub(crate) fn disconnected(fd: RawFd) -> Option<Errno> {
-    let stream = table::stream(fd)?;
-    stream.connection.smc()?.is_over().then_some(Errno::NOTCONN)
 }

@@ -2,7 +2,6 @@
 
 use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use libc::{c_int, c_void, cmsghdr, msghdr, ssize_t};
 use smcr_core::engine::passing::{self, Parcel};
@@ -69,6 +68,17 @@ unsafe fn control<'a>(message: &msghdr) -> &'a [u8] {
     unsafe { std::slice::from_raw_parts(message.msg_control.cast(), message.msg_controllen) }
 }
 
+/// Whether a message passes descriptors of streams.
+///
+/// # Safety
+/// `message` is the program's, by sendmsg's contract.
+pub(crate) unsafe fn passes_stream(message: &msghdr) -> bool {
+    // SAFETY: by this function's contract.
+    pieces(unsafe { control(message) })
+        .filter(Piece::is_rights)
+        .any(|piece| piece.fds().any(|fd| table::stream(fd).is_some()))
+}
+
 /// sendmsg() through what is not a stream; `call` makes the real call with a message that may
 /// pass more on.
 ///
@@ -92,7 +102,7 @@ pub(crate) unsafe fn sending(
     for stream in &streams {
         // A handshake cannot move to another process.
         stream.connection.withdraw(Reason::Passed);
-        let inode = stream.inode.load(Ordering::Relaxed);
+        let inode = stream.inode();
         if stream.connection.smc().is_some() && connections.iter().all(|(_, known)| *known != inode)
         {
             connections.push((Arc::clone(&stream.connection), inode));

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use libc::{c_int, sockaddr};
 use rustix::io::Errno;
@@ -137,7 +136,10 @@ pub(crate) fn connect(fd: RawFd, peer: Option<SocketAddr>, call: impl FnOnce() -
         Some(reason) => Err(reason),
         // The other process would have the TCP socket, and the stream would not be there.
         None if plain.is_shared() => Err(Reason::Forked),
-        None => engine.plan_connect(borrow(fd), peer, plain.ttl()),
+        None => {
+            super::relief::look();
+            engine.plan_connect(borrow(fd), peer, plain.ttl())
+        }
     };
     let plan = match plan {
         Ok(plan) => plan,
@@ -170,12 +172,19 @@ fn begin(mut connecting: Connecting, names: &[RawFd], engine: &'static Engine) {
     connecting.pending.on_tcp = Box::new(move |tcp| back_to_tcp(&fallback, tcp));
     connection.begin(connecting.pending);
     let end = connecting.end.as_fd();
-    if names
-        .iter()
-        .all(|&name| install(name, &stream, end).is_ok())
+    // All names have the same status.
+    let status = names
+        .first()
+        .map_or(Ok(BLOCKING), |&name| real::fcntl(name, libc::F_GETFL, 0));
+    let put = |&name: &RawFd| {
+        let cloexec = real::fcntl(name, libc::F_GETFD, 0)? & libc::FD_CLOEXEC != 0;
+        install(name, &stream, end, status?, cloexec)
+    };
+    if set_status(end, status.unwrap_or(BLOCKING)).is_ok()
+        && names.iter().all(|name| put(name).is_ok())
     {
-        if let Some(tcp) = connection.tcp() {
-            stop_signals(tcp);
+        if status.is_ok_and(|status| status & libc::O_ASYNC != 0) {
+            connection.with_tcp(stop_signals);
         }
         engine.watch(&connection);
     } else {
@@ -211,19 +220,30 @@ pub(crate) fn connect_again(
     fd: RawFd,
     stream: &StreamRef,
     disconnect: bool,
-    call: impl FnOnce(RawFd) -> c_int,
+    call: impl Fn(RawFd) -> c_int,
 ) -> c_int {
     stream.connection.wait_decided();
-    let Some(tcp) = super::options::tcp_of(fd) else {
-        return call(fd);
-    };
+    let connection = &stream.connection;
     if !disconnect {
         // It is connected; the TCP socket says so.
-        return call(tcp);
+        return match connection.with_tcp(|tcp| call(tcp.as_raw_fd())) {
+            Some(ret) => ret,
+            None if connection.smc().is_none() => call(fd),
+            None => {
+                real::set_errno(Errno::ISCONN);
+                -1
+            }
+        };
     }
     // AF_UNSPEC: the connection is reset, and the socket can be used for another one.
-    stream.connection.close(true);
-    back_to_tcp(stream, borrow(tcp));
+    connection.close(true);
+    if connection
+        .with_tcp(|tcp| back_to_tcp(stream, tcp))
+        .is_none()
+        && let Some(Ok(tcp)) = connection.with_options(|options| options.restore())
+    {
+        back_to_tcp(stream, tcp.as_fd());
+    }
     call(fd)
 }
 
@@ -238,16 +258,29 @@ fn note_tcp(fd: RawFd, role: Role, reason: Reason) {
     }
 }
 
-/// Puts an end of a readiness pair in the place of the TCP socket `fd`.
-fn install(fd: RawFd, stream: &StreamRef, end: BorrowedFd<'_>) -> Result<(), Errno> {
-    let status = real::fcntl(fd, libc::F_GETFL, 0)?;
-    let cloexec = real::fcntl(fd, libc::F_GETFD, 0)? & libc::FD_CLOEXEC != 0;
+/// The status of a new socket.
+const BLOCKING: c_int = libc::O_RDWR;
+
+/// Gives the end of a readiness pair that we made the status of the socket it replaces.
+fn set_status(end: BorrowedFd<'_>, status: c_int) -> Result<(), Errno> {
+    if status == BLOCKING {
+        return Ok(());
+    }
+    real::fcntl(end.as_raw_fd(), libc::F_SETFL, i64::from(status)).map(drop)
+}
+
+/// Puts an end of a readiness pair in the place of the TCP socket `fd`, whose status and
+/// close-on-exec flag these are.
+fn install(
+    fd: RawFd,
+    stream: &StreamRef,
+    end: BorrowedFd<'_>,
+    status: c_int,
+    cloexec: bool,
+) -> Result<(), Errno> {
     stream
         .connection
         .set_nonblocking(status & libc::O_NONBLOCK != 0);
-    real::fcntl(end.as_raw_fd(), libc::F_SETFL, i64::from(status))?;
-    let inode = rustix::fs::fstat(end)?.st_ino;
-    stream.inode.store(inode, Ordering::Relaxed);
     super::options::copy_timeouts(borrow(fd), end);
     super::signals::copy_owner(fd, end);
     stream.watch.set_signals(status & libc::O_ASYNC != 0);
@@ -350,7 +383,7 @@ fn announce(engine: &Engine, fd: RawFd, plain: &Plain) {
     }
     plain.set_listening();
     // A second listen() only changes the backlog.
-    if !plain.has_presence() {
+    if plain.lacks_presence() {
         plain.set_presence(engine.announce(local.port()));
     }
 }
@@ -359,9 +392,8 @@ fn local_address(fd: RawFd) -> Option<SocketAddr> {
     rustix::net::getsockname(borrow(fd)).ok()?.try_into().ok()
 }
 
-/// accept() on `listener` made `fd`; its close-on-exec and O_NONBLOCK are as the program wants.
-/// Returns `fd`.
-pub(crate) fn accepted(listener: RawFd, fd: RawFd) -> RawFd {
+/// accept() on `listener` made `fd`, with these flags of accept4(2). Returns `fd`.
+pub(crate) fn accepted(listener: RawFd, fd: RawFd, flags: c_int) -> RawFd {
     let Some(engine) = engine() else { return fd };
     let _errno = real::KeepErrno::new();
     let Some(plain) = plain(listener) else {
@@ -372,7 +404,7 @@ pub(crate) fn accepted(listener: RawFd, fd: RawFd) -> RawFd {
         if engine.listening(borrow(listener)).is_ok() {
             announce(engine, listener, &plain);
         }
-    } else if !plain.has_presence() {
+    } else if plain.lacks_presence() {
         // Whoever announced the port first may be gone.
         if let Some(local) = local_address(listener) {
             plain.set_presence(engine.announce(local.port()));
@@ -381,14 +413,22 @@ pub(crate) fn accepted(listener: RawFd, fd: RawFd) -> RawFd {
     put(fd, Entry::Plain(Arc::new(Plain::new())));
     let accepted = match plain.forbidden() {
         Some(reason) => Err(reason),
-        None => engine.accepted(borrow(fd)),
+        None => {
+            super::relief::look();
+            engine.accepted(borrow(fd))
+        }
     };
     match accepted {
         Ok(Admitted::Pending(connecting)) => begin(connecting, &[fd], engine),
         Ok(Admitted::Moved(accepted)) => {
             let connection: Arc<Connection> = Arc::new(accepted.connection);
             let stream = StreamRef::new(Arc::clone(&connection));
-            if install(fd, &stream, accepted.end.as_fd()).is_err() {
+            let end = accepted.end.as_fd();
+            let status = BLOCKING | flags & libc::SOCK_NONBLOCK;
+            let cloexec = flags & libc::SOCK_CLOEXEC != 0;
+            // The peer's library made it, and may have given it any status.
+            let set = real::fcntl(end.as_raw_fd(), libc::F_SETFL, i64::from(status));
+            if set.is_err() || install(fd, &stream, end, status, cloexec).is_err() {
                 // Only possible if another thread closed the descriptor: it is closed, then.
                 connection.close(true);
             }

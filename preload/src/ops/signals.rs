@@ -27,9 +27,18 @@ type Owner = [c_int; 2];
 pub(crate) fn owner_changed(fd: RawFd, repeat: impl FnOnce(RawFd)) {
     USED.store(true, Ordering::Relaxed);
     let _errno = real::KeepErrno::new();
-    if let Some(tcp) = super::options::tcp_of(fd) {
-        repeat(tcp);
+    if let Some(stream) = crate::table::stream(fd) {
+        stream.connection.with_tcp(|tcp| repeat(tcp.as_raw_fd()));
     }
+}
+
+/// Whether somebody is to get signals from a TCP socket.
+pub(super) fn has_owner(tcp: RawFd) -> bool {
+    let mut owner: Owner = [0; 2];
+    let pointer = (&raw mut owner) as i64;
+    // SAFETY: takes a pointer to such a struct.
+    let known = || unsafe { real::fcntl_with(tcp, F_GETOWN_EX, pointer) };
+    USED.load(Ordering::Relaxed) && (known().is_err() || owner[1] != 0)
 }
 
 /// Gives a readiness pair's end the owner and signal of the socket it replaces.

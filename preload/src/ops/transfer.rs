@@ -1,7 +1,7 @@
 //! sendfile and splice: bytes that go between a stream and another descriptor of the program
 //! without passing through its memory.
 
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use libc::{c_int, c_uint, off_t};
 use rustix::io::Errno;
@@ -62,15 +62,14 @@ pub(crate) unsafe fn sendfile(
     let Some(stream) = table::stream(out) else {
         return Outcome::PassOn(PassOn::NotOurs);
     };
-    let Some(tcp) = stream.connection.tcp() else {
-        return Outcome::PassOn(PassOn::OnTcp);
-    };
     // The kernel knows best what is wrong with the arguments; of nothing it sends nothing.
     // SAFETY: as passed by the program.
-    let checked = real::check(unsafe {
-        use std::os::fd::AsRawFd;
-        syscall!(Sysno::sendfile, tcp.as_raw_fd(), file, offset, 0)
-    });
+    let check = |to: RawFd| real::check(unsafe { syscall!(Sysno::sendfile, to, file, offset, 0) });
+    let checked = match stream.connection.with_tcp(|tcp| check(tcp.as_raw_fd())) {
+        Some(checked) => checked,
+        None if stream.connection.smc().is_some() => check(out),
+        None => return Outcome::PassOn(PassOn::OnTcp),
+    };
     let at = checked.and_then(|_| {
         if offset.is_null() {
             position(file, 0, libc::SEEK_CUR)

@@ -133,6 +133,7 @@ fn wait_on(set: &Set, epfd: RawFd, out: &mut [epoll_event], wait: &Wait) -> Resu
         }
         let began = Instant::now();
         let left = deadline.map(|at| at.saturating_duration_since(began));
+        spin::sleeps();
         let woken = kernel(set, epfd, out, left, wait.sigmask);
         set.end_sleep();
         spin::slept(&set.spin_ns, began.elapsed());

@@ -155,6 +155,7 @@ fn wait_for(fds: &mut [pollfd], streams: &Streams, wait: &Wait) -> Result<usize,
         }
         let began = Instant::now();
         let left = deadline.map(|at| at.saturating_duration_since(began));
+        spin::sleeps();
         let woken = ask_kernel(fds, streams, left, wait.sigmask);
         disarm(streams);
         if let Some(budget) = budget {

@@ -16,7 +16,9 @@ use std::sync::atomic::Ordering;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use crate::engine::PUBLISHER;
 use crate::shm::RmbeControl;
+use crate::stat::Counter;
 use crate::sys;
 
 /// `SO_SNDBUF` of both ends (the kernel doubles it): with this value two unread bells leave an
@@ -51,6 +53,7 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
 pub(crate) fn ring(fd: BorrowedFd<'_>, control: &RmbeControl) -> Result<(), Errno> {
     // Counted first: the reader may drain the packet before this thread runs again.
     control.bells.fetch_add(1, Ordering::Relaxed);
+    PUBLISHER.count(Counter::Doorbells);
     match sys::send(fd, &[], libc::MSG_DONTWAIT) {
         Ok(_) => Ok(()),
         Err(errno) => {

@@ -18,7 +18,7 @@ impl Smc {
         let prod = local.prod.load(Ordering::Relaxed);
         let mut smc = Self::new(tx, rx, local, Home::Shm(group), prod);
         // As in the child of a fork: the books about this RMBE are somebody else's.
-        smc.made_by = 0;
+        smc.made_by = usize::MAX;
         // The old image may have left that for later.
         smc.arm();
         smc

@@ -297,7 +297,11 @@ impl Smc {
         let began = Instant::now();
         self.sleep_begin();
         self.rx.arm(&self.local, self.arming_level());
-        let woken = if something() {
+        let asleep = !something();
+        if asleep {
+            spin::sleeps();
+        }
+        let woken = if !asleep {
             Ok(0)
         } else if peeked > 0 {
             // MSG_PEEK with MSG_WAITALL: a bell for the bytes already there must not end the

@@ -5,12 +5,13 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use rustix::io::Errno;
 
 use super::bell::{self, Hangup};
-use crate::group::LinkGroup;
+use crate::forks;
+use crate::group::{Holders, LinkGroup};
 use crate::rdma::Handle;
 use crate::shm::{BadCursor, LocalRef, Rx, Tx, flag, ring};
 use crate::stat::Mode;
@@ -65,14 +66,17 @@ pub struct Smc {
     pub(super) rx: Rx,
     pub(super) local: LocalRef,
     pub(super) home: Home,
-    /// The process that made the connection; others got it by fork.
-    pub(super) made_by: u32,
+    /// The engine that made the connection; other processes, which got it by fork, have another.
+    pub(super) made_by: usize,
     /// The peer wrote something impossible.
     pub(super) bad_cursor: AtomicBool,
     /// Edge-triggered epoll watches this socket: every arrival has to be an edge.
     pub(super) edges: AtomicBool,
     /// The kernel was made to say "unwritable".
     blocked: AtomicBool,
+    /// How often this process forked with the connection, and the number of the first time.
+    forks: AtomicU32,
+    first_fork: AtomicU64,
 }
 
 impl Smc {
@@ -85,10 +89,12 @@ impl Smc {
             rx,
             local,
             home,
-            made_by: crate::sys::getpid(),
+            made_by: crate::engine::identity(),
             bad_cursor: AtomicBool::new(false),
             edges: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
+            forks: AtomicU32::new(0),
+            first_fork: AtomicU64::new(0),
         }
     }
 
@@ -268,6 +274,24 @@ impl Smc {
         state & (state::RESET | state::DROPPED) != 0 || ended && state & state::WRITE_SHUT != 0
     }
 
+    /// What `TCP_INFO` would say of a TCP connection in this state.
+    pub fn tcp_state(&self, fd: BorrowedFd<'_>) -> u8 {
+        const ESTABLISHED: u8 = 1;
+        const FIN_WAIT2: u8 = 5;
+        const CLOSE: u8 = 7;
+        const CLOSE_WAIT: u8 = 8;
+        let ended = self.see_hangup(fd, 0);
+        if self.is_over() {
+            CLOSE
+        } else if ended {
+            CLOSE_WAIT
+        } else if self.state() & state::WRITE_SHUT != 0 {
+            FIN_WAIT2
+        } else {
+            ESTABLISHED
+        }
+    }
+
     fn set_error(&self, errno: Errno) {
         self.local
             .error
@@ -436,7 +460,7 @@ impl Smc {
     }
 
     /// How long a spin on this socket may last.
-    pub fn spin_budget(&self) -> &std::sync::atomic::AtomicU32 {
+    pub fn spin_budget(&self) -> &AtomicU32 {
         &self.local.spin_ns
     }
 
@@ -482,11 +506,20 @@ impl Smc {
     /// The last descriptor of this process for the connection is about to be closed.
     /// `abort`: the program asked for a reset (`SO_LINGER` with time 0).
     pub fn close(&self, abort: bool) {
-        let made_here = self.made_by == crate::sys::getpid();
+        let made_here = self.made_by == crate::engine::identity();
         if self.local.processes.fetch_sub(1, Ordering::AcqRel) != 1 {
             // Another process of the family goes on with it.
             match &self.home {
-                Home::Shm(group) if made_here => group.hand_over(&self.rx, self.local.clone()),
+                Home::Shm(group) if made_here => {
+                    let first = self.first_fork.load(Ordering::Relaxed);
+                    let holders = Holders {
+                        local: self.local.clone(),
+                        peer: Some(self.tx.clone()),
+                        count: self.forks.load(Ordering::Relaxed),
+                        forks: first..=forks::last(),
+                    };
+                    group.hand_over(&self.rx, holders);
+                }
                 Home::Rdma(handle) if handle.is_local() => handle.leave(),
                 _ => {}
             }
@@ -498,6 +531,9 @@ impl Smc {
         } else {
             flag::CLOSED
         };
+        if let (true, Home::Shm(group)) = (made_here, &self.home) {
+            group.release_peer(&self.tx);
+        }
         self.tx
             .control()
             .tx_flags
@@ -514,16 +550,32 @@ impl Smc {
         }
     }
 
-    /// Takes back [`Self::inherited`]: the fork failed.
+    /// Takes back [`Self::inherited`]: no process got it.
     pub fn not_inherited(&self) {
+        self.local.passed_on.fetch_sub(1, Ordering::AcqRel);
         self.local.processes.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// A child process got the connection by fork.
+    /// Another process has the connection, too.
     pub fn inherited(&self) {
+        self.local.passed_on.fetch_add(1, Ordering::AcqRel);
         self.local.processes.fetch_add(1, Ordering::AcqRel);
         if let Some(wire) = self.wire() {
             wire.share();
         }
+    }
+
+    /// A child gets the connection by the fork of this number.
+    pub fn forking(&self, fork: u64) {
+        if self.forks.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.first_fork.store(fork, Ordering::Relaxed);
+        }
+        self.inherited();
+    }
+
+    /// The fork failed that [`Self::forking`] was called for.
+    pub fn not_forked(&self) {
+        // It goes on to count as passed on: to nobody who lives.
+        self.local.processes.fetch_sub(1, Ordering::AcqRel);
     }
 }

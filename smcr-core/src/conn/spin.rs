@@ -7,6 +7,9 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::engine::PUBLISHER;
+use crate::stat::Counter;
+
 /// The longest spin, in ns (set from the configuration).
 static LONGEST_NS: AtomicU32 = AtomicU32::new(50_000);
 
@@ -59,6 +62,12 @@ pub fn spin(budget: &AtomicU32, mut ready: impl FnMut() -> bool) -> bool {
     }
     budget.store((time / 2).max(1), Ordering::Relaxed);
     false
+}
+
+/// To be told that the calling thread goes to sleep in the kernel.
+#[cold]
+pub fn sleeps() {
+    PUBLISHER.count(Counter::Sleeps);
 }
 
 /// To be told how long a sleep was that followed a spin: a short one should have been a spin.

@@ -188,6 +188,7 @@ impl Smc {
             return Ok(());
         }
         let woken = filled.and_then(|()| {
+            spin::sleeps();
             control.bells.fetch_add(1, Ordering::Relaxed);
             sys::send(fd, &[], 0).inspect_err(|_| {
                 control.bells.fetch_sub(1, Ordering::Relaxed);

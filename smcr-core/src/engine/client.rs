@@ -20,18 +20,17 @@ use crate::{Reason, fds, sys};
 
 /// A connect() that may lead to SMC: the SYN says so.
 #[derive(Debug)]
-pub struct ConnectPlan(How);
+pub struct ConnectPlan {
+    peer: SocketAddr,
+    how: How,
+}
 
 #[derive(Debug)]
 enum How {
     /// By the hint for a listener on this host.
-    Shm {
-        began: Instant,
-        ipv6: bool,
-        ttl: i32,
-    },
+    Shm { began: Instant, ttl: i32 },
     /// By the TCP option of RFC 7609.
-    Rdma { peer: SocketAddr },
+    Rdma,
 }
 
 /// A connection that is TCP, and becomes SMC if the server's library calls.
@@ -120,7 +119,10 @@ impl Engine {
         self.allow(peer.port(), peer.ip())?;
         if !names::is_present(peer.port()) {
             return if self.ask_for_rdma(fd, peer) {
-                Ok(ConnectPlan(How::Rdma { peer }))
+                Ok(ConnectPlan {
+                    peer,
+                    how: How::Rdma,
+                })
             } else {
                 Err(Reason::PeerNoSmc)
             };
@@ -129,11 +131,13 @@ impl Engine {
         if !syn::set_hint(fd, ipv6) {
             return Err(Reason::Unsupported);
         }
-        Ok(ConnectPlan(How::Shm {
-            began: Instant::now(),
-            ipv6,
-            ttl,
-        }))
+        Ok(ConnectPlan {
+            peer,
+            how: How::Shm {
+                began: Instant::now(),
+                ttl,
+            },
+        })
     }
 
     /// The program's connect() returned `outcome`. If the TCP connection is established, makes
@@ -147,18 +151,18 @@ impl Engine {
         fd: BorrowedFd<'_>,
         outcome: Result<(), Errno>,
     ) -> Result<Connecting, Option<Reason>> {
-        let (began, ipv6, ttl) = match plan.0 {
-            How::Shm { began, ipv6, ttl } => (began, ipv6, ttl),
-            How::Rdma { peer } => {
+        let (began, ttl) = match plan.how {
+            How::Shm { began, ttl } => (began, ttl),
+            How::Rdma => {
                 let is_there = match outcome {
                     Ok(()) => true,
                     Err(Errno::INPROGRESS) => false,
                     Err(_) => return Err(None),
                 };
-                return self.connecting_rdma(fd, peer, is_there).map_err(Some);
+                return self.connecting_rdma(fd, plan.peer, is_there).map_err(Some);
             }
         };
-        syn::clear_hint(fd, ipv6, ttl);
+        syn::clear_hint(fd, plan.peer.is_ipv6(), ttl);
         match outcome {
             Ok(()) => {}
             Err(Errno::INPROGRESS) if is_established(fd) => {}
@@ -173,7 +177,15 @@ impl Engine {
                 Reason::Internal
             })
         };
-        let (local, peer) = addresses(fd).map_err(internal)?;
+        let (local, peer) = match plan.peer {
+            // Where we went is where we are.
+            SocketAddr::V4(v4) if !v4.ip().is_unspecified() => {
+                let local = rustix::net::getsockname(fd).map_err(internal)?;
+                let local = local.try_into().map_err(|_| Some(Reason::Internal))?;
+                (local, plan.peer)
+            }
+            _ => addresses(fd).map_err(internal)?,
+        };
         if !on_this_host(peer, local) {
             // Somebody on this host listens on the same port, but this is not where we went.
             return Err(Some(Reason::PeerNoSmc));

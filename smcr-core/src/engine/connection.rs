@@ -2,7 +2,7 @@
 //! or TCP for good.
 
 use std::cell::UnsafeCell;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::client::Pending;
+use super::tcp::{Options, TcpSocket};
 use super::{Engine, PUBLISHER};
 use crate::Reason;
 use crate::conn::Smc;
@@ -55,12 +56,13 @@ pub enum Early {
 #[derive(Debug)]
 pub struct Connection {
     phase: AtomicU32,
+    /// Threads that sleep until the phase changes.
+    waiters: AtomicU32,
     smc: OnceLock<Smc>,
-    /// The TCP socket, -1 once the program's descriptor is the TCP socket again.
-    tcp: AtomicI32,
+    pub(super) tcp: TcpSocket,
     /// Its line in the statistics; changed only by [`Self::relist`].
     slot: UnsafeCell<Slot>,
-    info: ConnInfo,
+    pub(super) info: ConnInfo,
     pending: Mutex<Option<Pending>>,
     /// The number the helper thread knows it by.
     helper_id: AtomicU64,
@@ -75,11 +77,12 @@ pub struct Connection {
 unsafe impl Sync for Connection {}
 
 impl Connection {
-    pub(super) fn pending(tcp: OwnedFd, info: ConnInfo) -> Self {
+    fn new(phase: Phase, tcp: TcpSocket, info: ConnInfo, smc: OnceLock<Smc>) -> Self {
         Self {
-            phase: AtomicU32::new(Phase::Pending as u32),
-            smc: OnceLock::new(),
-            tcp: AtomicI32::new(tcp.into_raw_fd()),
+            phase: AtomicU32::new(phase as u32),
+            waiters: AtomicU32::new(0),
+            smc,
+            tcp,
             slot: UnsafeCell::new(PUBLISHER.add(&info)),
             info,
             pending: Mutex::new(None),
@@ -90,26 +93,24 @@ impl Connection {
         }
     }
 
+    pub(super) fn pending(tcp: OwnedFd, info: ConnInfo) -> Self {
+        Self::new(Phase::Pending, TcpSocket::new(tcp), info, OnceLock::new())
+    }
+
     pub(super) fn established(tcp: OwnedFd, info: ConnInfo, smc: Smc) -> Self {
-        let connection = Self {
-            phase: AtomicU32::new(Phase::Smc as u32),
-            smc: OnceLock::from(smc),
-            tcp: AtomicI32::new(tcp.into_raw_fd()),
-            slot: UnsafeCell::new(PUBLISHER.add(&info)),
-            info,
-            pending: Mutex::new(None),
-            helper_id: AtomicU64::new(0),
-            nonblocking: AtomicBool::new(false),
-            oob_inline: AtomicBool::new(false),
-            reason: AtomicI32::new(-1),
-        };
+        let connection = Self::new(Phase::Smc, TcpSocket::new(tcp), info, OnceLock::from(smc));
         connection.count_smc();
         connection
     }
 
-    /// A connection that came by exec. It was counted when it was made.
-    pub(super) fn adopted(tcp: OwnedFd, info: ConnInfo, smc: Smc) -> Self {
-        let connection = Self::pending(tcp, info);
+    /// A connection that came by exec. It was counted when it was made. Without `tcp`: that was
+    /// given up.
+    pub(super) fn adopted(tcp: Option<OwnedFd>, info: ConnInfo, smc: Smc) -> Self {
+        let tcp = match tcp {
+            Some(tcp) => TcpSocket::new(tcp),
+            None => TcpSocket::given_up(Options::of_address(info.local)),
+        };
+        let connection = Self::new(Phase::Pending, tcp, info, OnceLock::new());
         let (nonblocking, oob_inline) = smc.modes();
         connection.nonblocking.store(nonblocking, Ordering::Relaxed);
         connection.oob_inline.store(oob_inline, Ordering::Relaxed);
@@ -145,13 +146,11 @@ impl Connection {
         }
     }
 
-    /// The TCP socket behind the connection: addresses, options, and the bytes while it is
-    /// [`Phase::Pending`]. `None` once the program's own descriptor is the TCP socket.
-    pub fn tcp(&self) -> Option<BorrowedFd<'_>> {
-        let fd = self.tcp.load(Ordering::Acquire);
-        // SAFETY: open until `close_tcp`, which only runs when the phase has become TCP (and
-        // callers asked before that hold the pending lock) or on drop.
-        (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) })
+    /// The TCP socket behind the connection, which has the bytes while it is [`Phase::Pending`].
+    /// `None` once the program's own descriptor is the TCP socket. Outside that phase, and without
+    /// its lock, it may be given up at any time: see [`Self::with_tcp`].
+    pub(super) fn tcp(&self) -> Option<BorrowedFd<'_>> {
+        self.tcp.get()
     }
 
     /// Its line in the statistics.
@@ -167,6 +166,8 @@ impl Connection {
     /// # Safety
     /// No other thread runs.
     pub unsafe fn relist(&self) {
+        // SAFETY: by this function's contract.
+        unsafe { self.tcp.forget_users() };
         if self.slot().is_current() {
             return;
         }
@@ -202,14 +203,24 @@ impl Connection {
     }
 
     fn set_phase(&self, phase: Phase) {
-        self.phase.store(phase as u32, Ordering::Release);
-        sys::futex_wake(&self.phase, i32::MAX);
+        self.phase.store(phase as u32, Ordering::SeqCst);
+        // Either we see the waiter, or it sees the phase.
+        if self.waiters.load(Ordering::SeqCst) > 0 {
+            sys::futex_wake(&self.phase, i32::MAX);
+        }
+    }
+
+    /// Sleeps until the phase is no longer `now`, or the time is over.
+    fn wait_phase(&self, now: Phase, timeout_ms: u32) {
+        self.waiters.fetch_add(1, Ordering::SeqCst);
+        sys::futex_wait(&self.phase, now as u32, timeout_ms);
+        self.waiters.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Sleeps while the phase is [`Phase::Committing`]; the handshake's own deadlines bound it.
     pub fn wait_decided(&self) {
         while self.phase.load(Ordering::Acquire) == Phase::Committing as u32 {
-            sys::futex_wait(&self.phase, Phase::Committing as u32, 1000);
+            self.wait_phase(Phase::Committing, 1000);
         }
     }
 
@@ -222,42 +233,15 @@ impl Connection {
                 return;
             }
             let ms = left.as_millis() as u32 + 1;
-            sys::futex_wait(&self.phase, Phase::Pending as u32, ms);
+            self.wait_phase(Phase::Pending, ms);
         }
         self.wait_decided();
-    }
-
-    /// An urgent byte is in the peer's ring: has its kernel send SIGURG to whom the peer's program
-    /// made the owner of its socket, which is known there only. An urgent byte over TCP, which
-    /// nobody reads, does that.
-    #[cold]
-    pub fn signal_urgent(&self) {
-        if let Some(tcp) = self.tcp() {
-            // With its buffers full of such bytes the owner has had signals enough.
-            let _ = sys::send(tcp, b"!", libc::MSG_OOB | libc::MSG_DONTWAIT);
-        }
-    }
-
-    /// Takes the peer's bytes of [`Self::signal_urgent`] out of the TCP socket.
-    #[cold]
-    pub fn forget_urgent_signals(&self) {
-        let mut bytes = [0; 64];
-        if let Some(tcp) = self.tcp() {
-            while matches!(sys::recv(tcp, &mut bytes, libc::MSG_DONTWAIT), Ok(1..)) {}
-        }
     }
 
     /// Why the connection is on TCP, once it is.
     pub fn fallback_reason(&self) -> Option<Reason> {
         let index = self.reason.load(Ordering::Relaxed);
         u8::try_from(index).ok().and_then(Reason::from_index)
-    }
-
-    /// Another descriptor of the TCP socket; `None` once the program's own descriptor is it.
-    pub fn duplicate_tcp(&self) -> Option<OwnedFd> {
-        // The lock: the socket may be closed at the end of a pending handshake.
-        let _guard = self.pending.lock();
-        crate::fds::duplicate(self.tcp()?).ok()
     }
 
     /// Sends before the handshake: over TCP, counted.
@@ -314,11 +298,7 @@ impl Connection {
             if left.is_zero() {
                 self.withdraw(Reason::EarlyData);
             } else {
-                sys::futex_wait(
-                    &self.phase,
-                    Phase::Pending as u32,
-                    left.as_millis() as u32 + 1,
-                );
+                self.wait_phase(Phase::Pending, left.as_millis() as u32 + 1);
             }
         }
     }
@@ -459,7 +439,7 @@ impl Connection {
         self.set_phase(Phase::Tcp);
         // Sleepers on the old descriptor wake up when `pending` goes, with its end of the pair.
         drop(pending);
-        self.close_tcp();
+        drop(self.tcp.take());
     }
 
     /// The handshake began: from here on the TCP stream belongs to CLC.
@@ -525,17 +505,31 @@ impl Connection {
         self.pending.lock()
     }
 
-    /// A child process has this connection, too.
+    /// Another process has this connection, too.
     pub fn inherited(&self) {
         if let Some(smc) = self.smc() {
             smc.inherited();
         }
     }
 
-    /// The fork failed that [`Self::inherited`] was called for.
+    /// Takes back [`Self::inherited`].
     pub fn not_inherited(&self) {
         if let Some(smc) = self.smc() {
             smc.not_inherited();
+        }
+    }
+
+    /// See [`Smc::forking`].
+    pub fn forking(&self, fork: u64) {
+        if let Some(smc) = self.smc() {
+            smc.forking(fork);
+        }
+    }
+
+    /// See [`Smc::not_forked`].
+    pub fn not_forked(&self) {
+        if let Some(smc) = self.smc() {
+            smc.not_forked();
         }
     }
 
@@ -553,26 +547,5 @@ impl Connection {
         if let Some(engine) = super::engine() {
             engine.connections.fetch_sub(1, Ordering::Relaxed);
         }
-    }
-
-    fn close_tcp(&self) {
-        let fd: RawFd = self.tcp.swap(-1, Ordering::AcqRel);
-        if fd >= 0 {
-            // SAFETY: ours alone, and nobody finds it here any more.
-            drop(unsafe { OwnedFd::from_raw_fd(fd) });
-        }
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.close_tcp();
-    }
-}
-
-impl AsRawFd for Connection {
-    /// The TCP socket, -1 if there is none.
-    fn as_raw_fd(&self) -> RawFd {
-        self.tcp.load(Ordering::Acquire)
     }
 }

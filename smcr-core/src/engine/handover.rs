@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use rustix::io::{Errno, FdFlags};
 
 use super::record::{Element, Record, WORDS, sealed, unsealed};
-use super::{Connection, Engine, PUBLISHER, addresses};
+use super::{Connection, Engine, PUBLISHER};
 use crate::conn::{Smc, exec};
 use crate::fds::{self, ProgramLimit};
 use crate::group::LinkGroup;
@@ -23,7 +23,7 @@ use crate::shm::{Arena, LocalRef, Rmb, Rx, Tx};
 use crate::stat::{ConnInfo, Mode, Role, State};
 
 /// The first word: "smcrexec", and the version of what follows.
-const MAGIC: u64 = u64::from_be_bytes(*b"smcrex01");
+const MAGIC: u64 = u64::from_be_bytes(*b"smcrex02");
 
 /// Everything is ready for an exec. Dropping it takes that back: the exec failed.
 #[derive(Debug)]
@@ -67,18 +67,22 @@ impl Handover {
         };
         let mut words = vec![MAGIC, 0];
         for (connection, inode) in passing {
-            let (Some(record), Some(smc)) = (Record::of(connection, *inode), connection.smc())
-            else {
+            let Some(smc) = connection.smc() else {
+                continue;
+            };
+            if who == Executing::Child {
+                // Before the child exists: a parent that closes at once must not be the last. And
+                // before the record is made: what is shared keeps its TCP socket.
+                smc.inherited();
+                handover.counted.push(smc.parts().2.clone());
+            }
+            let Some(record) = Record::of(connection, *inode) else {
+                log::error!("a connection without addresses cannot be passed on");
                 continue;
             };
             words[1] += 1;
             words.extend(record.words());
             handover.inheritable.extend(record.fds());
-            if who == Executing::Child {
-                // Before the child exists: a parent that closes at once must not be the last.
-                smc.inherited();
-                handover.counted.push(smc.parts().2.clone());
-            }
         }
         handover.inheritable.sort_unstable();
         handover.inheritable.dedup();
@@ -117,6 +121,7 @@ impl Drop for Handover {
             let _ = set_cloexec(fd, true);
         }
         for local in &self.counted {
+            local.passed_on.fetch_sub(1, Ordering::AcqRel);
             local.processes.fetch_sub(1, Ordering::AcqRel);
         }
         for connection in &self.left {
@@ -305,11 +310,14 @@ impl Parts {
         Some(rmb)
     }
 
-    fn take(&mut self, record: &Record) -> Option<(Tx, Rx, LocalRef, OwnedFd)> {
+    fn take(&mut self, record: &Record) -> Option<(Tx, Rx, LocalRef, Option<OwnedFd>)> {
         let local = self.arena(record.arena)?.existing(record.slot as usize)?;
         let rx = Rx::new(self.rmb(record.own)?, record.own.index);
         let tx = Tx::new(self.rmb(record.peer)?, record.peer.index);
-        let tcp = fds::raise(self.fds.remove(&record.tcp)?);
+        let tcp = match record.tcp {
+            Some(tcp) => Some(fds::raise(self.fds.remove(&tcp)?)),
+            None => None,
+        };
         Some((tx, rx, local, tcp))
     }
 
@@ -324,8 +332,7 @@ impl Parts {
 }
 
 impl Engine {
-    fn adopt(&self, tcp: OwnedFd, smc: Smc, record: &Record) -> Connection {
-        let ends = addresses(std::os::fd::AsFd::as_fd(&tcp)).ok();
+    fn adopt(&self, tcp: Option<OwnedFd>, smc: Smc, record: &Record) -> Connection {
         let role = if record.is_client {
             Role::Client
         } else {
@@ -336,8 +343,8 @@ impl Engine {
             mode: Mode::Shm,
             role,
             reason: None,
-            local: ends.map(|(local, _)| local),
-            peer: ends.map(|(_, peer)| peer),
+            local: Some(record.local),
+            peer: Some(record.remote),
             group: u64::from(smc.group_id()),
         };
         self.connections.fetch_add(1, Ordering::Relaxed);

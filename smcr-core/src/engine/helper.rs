@@ -18,6 +18,7 @@ use super::{Engine, PUBLISHER};
 use crate::Reason;
 use crate::clc::{DmbToken, RmbeIndex, RmbeSize};
 use crate::conn::{Home, Smc};
+use crate::group::LinkGroup;
 use crate::handshake::shm::{ShmBuffer, ShmGid, ShmOffer};
 use crate::handshake::{Event, ShmClient};
 use crate::rendezvous::messages::{self, Message, RmbInfo};
@@ -300,14 +301,18 @@ impl Engine {
             connection.to_tcp(guard, Reason::OtherUser);
             return;
         }
-        let added = epoll::add(
-            &self.helper.epoll,
-            &channel,
-            data(id, Subject::Channel),
-            EventFlags::IN,
-        );
-        pending.channel = added.is_ok().then_some(channel);
-        self.read_channel(connection, guard)
+        pending.channel = Some(channel);
+        self.read_channel(connection, guard);
+        // Mostly the Hello is there already.
+        if let Some(pending) = guard
+            && pending.handshake.is_none()
+            && let Some(channel) = &pending.channel
+        {
+            let word = data(id, Subject::Channel);
+            if epoll::add(&self.helper.epoll, channel, word, EventFlags::IN).is_err() {
+                pending.channel = None;
+            }
+        }
     }
 
     fn read_channel(&'static self, connection: &Arc<Connection>, guard: &mut Option<Pending>) {
@@ -355,7 +360,9 @@ impl Engine {
             return Err(Reason::Internal);
         };
         let group = self.group(server);
-        let rx = group.take_rmbe().map_err(|_| Reason::Memory)?;
+        let rx = group
+            .take_rmbe(self.config.max_memory())
+            .map_err(|_| Reason::Memory)?;
         let (rmb, _) = rx.rmbe();
         let commit = Message::Commit {
             early: pending.early,
@@ -364,6 +371,7 @@ impl Engine {
                 token: rmb.token(),
                 geometry: rmb.geometry(),
             },
+            group: group.id(),
         };
         if messages::send(channel.as_fd(), &commit, &[end.as_fd(), rmb.fd()]).is_err() {
             group.give_back(&rx);
@@ -478,29 +486,29 @@ impl Engine {
     fn join(
         &self,
         channel: &Option<OwnedFd>,
-        buffer: &mut Option<(Arc<crate::group::LinkGroup>, Rx)>,
+        buffer: &mut Option<(Arc<LinkGroup>, Rx)>,
         peer: ShmBuffer,
         early: u64,
     ) -> Result<(Smc, ShmBuffer), Reason> {
-        let channel = channel.as_ref().ok_or(Reason::Internal)?;
-        let Ok((Message::Memory { rmb }, memory)) = messages::recv(channel.as_fd()) else {
-            return Err(Reason::ClcInvalid);
+        let (rmb, memory) = match &*buffer {
+            None => return Err(Reason::Internal),
+            // Not the process that said Hello.
+            Some((group, _)) if peer.gid.0 != group.peer() => return Err(Reason::ClcInvalid),
+            Some((group, _)) => self.memory(channel, group, peer.token.0)?,
         };
         if rmb.token != peer.token.0 || rmb.geometry.rmbe_size as usize != peer.size.bytes() {
             return Err(Reason::BadMemory);
         }
         let (group, rx) = buffer.take().ok_or(Reason::Internal)?;
-        let tx = group.peer_rmbe(
-            rmb.token,
-            rmb.geometry,
-            peer.index.get(),
-            memory.into_iter().next(),
-        );
+        let tx = group.peer_rmbe(rmb.token, rmb.geometry, peer.index.get(), memory);
         let (tx, local) = match (tx, self.arena.take()) {
             (Ok(tx), Some(local)) => (tx, local),
             (tx, local) => {
                 if let Some(local) = local {
                     self.arena.give_back(&local);
+                }
+                if let Ok(tx) = &tx {
+                    group.release_peer(tx);
                 }
                 group.give_back(&rx);
                 return Err(if tx.is_err() {
@@ -512,6 +520,23 @@ impl Engine {
         };
         let own = self.describe(&rx)?;
         Ok((Smc::new(tx, rx, local, Home::Shm(group), early), own))
+    }
+
+    /// The RMB that the server named: known, or passed by it.
+    fn memory(
+        &self,
+        channel: &Option<OwnedFd>,
+        group: &LinkGroup,
+        token: u64,
+    ) -> Result<(RmbInfo, Option<OwnedFd>), Reason> {
+        if let Some(geometry) = group.known_geometry(token) {
+            return Ok((RmbInfo { token, geometry }, None));
+        }
+        let channel = channel.as_ref().ok_or(Reason::Internal)?;
+        match messages::recv(channel.as_fd()) {
+            Ok((Message::Memory { rmb }, memory)) => Ok((rmb, memory.into_iter().next())),
+            _ => Err(Reason::ClcInvalid),
+        }
     }
 
     /// How one of our buffers is named in CLC messages.

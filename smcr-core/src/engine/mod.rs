@@ -12,6 +12,7 @@ mod helper;
 pub mod passing;
 mod record;
 mod server;
+mod tcp;
 mod transfer;
 mod wire;
 
@@ -27,6 +28,8 @@ use rustix::io::Errno;
 pub use client::{ConnectPlan, Connecting, Pending};
 pub use connection::{Connection, Early, Phase};
 pub use server::{Accepted, Admitted};
+pub use tcp::Options;
+pub use transfer::{Unwatched, Watcher, is_reported_readable};
 
 use crate::Reason;
 use crate::clc::{HostName, PeerId};
@@ -80,6 +83,12 @@ pub fn engine() -> Option<&'static Engine> {
     unsafe { ENGINE.load(Ordering::Acquire).as_ref() }
 }
 
+/// What tells this process's engine from those of its parent and its children. (Not the process's
+/// number, which is a system call away.)
+pub(crate) fn identity() -> usize {
+    ENGINE.load(Ordering::Acquire) as usize
+}
+
 /// Starts the engine of this process. To be called once, before other threads use the library.
 ///
 /// # Errors
@@ -115,6 +124,7 @@ pub fn after_fork_in_child() {
     crate::shm::forget_thread_id();
     crate::rdma::forget_wires();
     verbs::after_fork_in_child();
+    crate::forks::forget();
     if let Err(error) = PUBLISHER.after_fork() {
         log::debug!("no statistics for this child: {error}");
     }

@@ -16,10 +16,7 @@ use super::{Connection, Engine};
 use crate::sys;
 
 /// The first word: "smcrpass", and the version of what follows.
-const MAGIC: u64 = u64::from_be_bytes(*b"smcrps01");
-
-/// Descriptors of each connection.
-const EACH: usize = 4;
+const MAGIC: u64 = u64::from_be_bytes(*b"smcrps02");
 
 /// What goes with a message. Dropping it takes it back: the message was not sent.
 #[derive(Debug)]
@@ -37,9 +34,13 @@ impl Parcel {
     pub fn pack(connections: Vec<(Arc<Connection>, u64)>) -> Result<Self, Errno> {
         let mut words = vec![MAGIC, 0];
         let mut fds = Vec::new();
-        let mut counted = Vec::new();
+        let mut counted: Vec<Arc<Connection>> = Vec::new();
         for (connection, inode) in connections {
+            // Before the message is under way: the sender may close at once. And before the record
+            // is made: what is shared keeps its TCP socket.
+            connection.inherited();
             let Some(record) = Record::of(&connection, inode) else {
+                connection.not_inherited();
                 continue;
             };
             words[1] += 1;
@@ -47,16 +48,17 @@ impl Parcel {
             fds.extend(record.fds());
             counted.push(connection);
         }
-        let memfd = record::sealed(&words)?;
-        // Before the message is under way: the sender may close at once.
-        for connection in &counted {
-            connection.inherited();
+        match record::sealed(&words) {
+            Ok(memfd) => Ok(Self {
+                memfd,
+                fds,
+                connections: counted,
+            }),
+            Err(errno) => {
+                counted.iter().for_each(|one| one.not_inherited());
+                Err(errno)
+            }
         }
-        Ok(Self {
-            memfd,
-            fds,
-            connections: counted,
-        })
     }
 
     /// The descriptors to send behind the program's.
@@ -136,14 +138,15 @@ fn records(fds: &mut Vec<RawFd>) -> Option<Vec<Record>> {
         .map_while(Record::parse)
         .collect();
     // A sender's word, to be checked: the descriptors that came are what there is.
-    let program = (fds.len() - 1).checked_sub(records.len() * EACH)?;
+    let needed = records.iter().map(|record| record.fds().count()).sum();
+    let program = (fds.len() - 1).checked_sub(needed)?;
     // SAFETY: nobody else knows of it.
     drop(unsafe { OwnedFd::from_raw_fd(last) });
-    let own = fds.split_off(program);
-    let owned = own.as_chunks::<EACH>().0.iter();
-    let records = records.into_iter().zip(owned).map(|(mut record, &fds)| {
-        record.set_fds(fds);
-        record
+    fds.pop();
+    let mut own = fds.split_off(program).into_iter();
+    let records = records.into_iter().filter_map(|mut record| {
+        let complete = record.set_fds(&mut own);
+        complete.then_some(record)
     });
     Some(records.collect())
 }

@@ -1,6 +1,7 @@
 //! How a connection is written down for another process: the record names the descriptors that
 //! go with it.
 
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use crate::shm::{Geometry, Rmb};
 use crate::stat::Role;
 
 /// Words of a [`Record`].
-pub(super) const WORDS: usize = 15;
+pub(super) const WORDS: usize = 23;
 
 /// More connections than any process has.
 const MOST: usize = 1 << 20;
@@ -37,7 +38,10 @@ pub(super) struct Element {
 pub(super) struct Record {
     /// Inode of the program's end of the readiness pair.
     pub(super) inode: u64,
-    pub(super) tcp: RawFd,
+    /// `None` after [`Connection::give_up_tcp`].
+    pub(super) tcp: Option<RawFd>,
+    pub(super) local: SocketAddr,
+    pub(super) remote: SocketAddr,
     pub(super) arena: RawFd,
     pub(super) slot: u32,
     pub(super) own: Element,
@@ -81,13 +85,16 @@ fn number(word: u64) -> Option<RawFd> {
 
 impl Record {
     pub(super) fn of(connection: &Connection, inode: u64) -> Option<Self> {
-        let (smc, tcp) = (connection.smc()?, connection.tcp()?);
-        let (tx, rx, local) = smc.parts();
+        let smc = connection.smc()?;
+        let (tx, rx, slot) = smc.parts();
+        let (local, remote) = connection.addresses()?;
         Some(Self {
             inode,
-            tcp: tcp.as_raw_fd(),
-            arena: local.arena().fd().as_raw_fd(),
-            slot: local.index() as u32,
+            tcp: connection.tcp().map(|tcp| tcp.as_raw_fd()),
+            local,
+            remote,
+            arena: slot.arena().fd().as_raw_fd(),
+            slot: slot.index() as u32,
             own: element(rx.rmbe()),
             peer: element(tx.rmbe()),
             peer_id: match smc.home() {
@@ -101,7 +108,7 @@ impl Record {
     pub(super) fn words(&self) -> [u64; WORDS] {
         let mut words = [0; WORDS];
         words[0] = self.inode;
-        words[1] = self.tcp as u64;
+        words[1] = self.tcp.map_or(u64::MAX, |fd| fd as u64);
         words[2] = self.arena as u64;
         words[3] = u64::from(self.slot);
         words[4..8].copy_from_slice(&self.own.words());
@@ -110,13 +117,20 @@ impl Record {
         words[12] = id as u64;
         words[13] = (id >> 64) as u64;
         words[14] = u64::from(self.is_client);
+        words[15..19].copy_from_slice(&address_words(self.local));
+        words[19..].copy_from_slice(&address_words(self.remote));
         words
     }
 
     pub(super) fn parse(words: &[u64]) -> Option<Self> {
         Some(Self {
             inode: words[0],
-            tcp: number(words[1])?,
+            tcp: match words[1] {
+                u64::MAX => None,
+                fd => Some(number(fd)?),
+            },
+            local: address(&words[15..19])?,
+            remote: address(&words[19..23])?,
             arena: number(words[2])?,
             slot: u32::try_from(words[3]).ok()?,
             own: Element::parse(&words[4..8])?,
@@ -126,13 +140,50 @@ impl Record {
         })
     }
 
-    pub(super) fn fds(&self) -> [RawFd; 4] {
-        [self.tcp, self.arena, self.own.fd, self.peer.fd]
+    pub(super) fn fds(&self) -> impl Iterator<Item = RawFd> + use<> {
+        let others = [self.arena, self.own.fd, self.peer.fd];
+        self.tcp.into_iter().chain(others)
     }
 
-    /// The same with other descriptors, in the order of [`Self::fds`].
-    pub(super) fn set_fds(&mut self, fds: [RawFd; 4]) {
-        [self.tcp, self.arena, self.own.fd, self.peer.fd] = fds;
+    /// The same with other descriptors, in the order of [`Self::fds`]. False if there are too few.
+    pub(super) fn set_fds(&mut self, fds: &mut impl Iterator<Item = RawFd>) -> bool {
+        let tcp = self.tcp.as_mut().into_iter();
+        let others = [&mut self.arena, &mut self.own.fd, &mut self.peer.fd];
+        tcp.chain(others).all(|mine| {
+            let fd = fds.next();
+            *mine = fd.unwrap_or(*mine);
+            fd.is_some()
+        })
+    }
+}
+
+/// Family (4 or 6) and port; the address; flow label and scope.
+fn address_words(address: SocketAddr) -> [u64; 4] {
+    let (family, ip, more) = match address {
+        SocketAddr::V4(v4) => (4, u128::from(u32::from(*v4.ip())), 0),
+        SocketAddr::V6(v6) => {
+            let more = u64::from(v6.flowinfo()) << 32 | u64::from(v6.scope_id());
+            (6, u128::from(*v6.ip()), more)
+        }
+    };
+    let port = u64::from(address.port());
+    [family << 16 | port, (ip >> 64) as u64, ip as u64, more]
+}
+
+fn address(words: &[u64]) -> Option<SocketAddr> {
+    let port = words[0] as u16;
+    let ip = u128::from(words[1]) << 64 | u128::from(words[2]);
+    match words[0] >> 16 {
+        4 => {
+            let ip: [u8; 4] = (words[2] as u32).to_be_bytes();
+            Some(SocketAddr::new(IpAddr::from(ip), port))
+        }
+        6 => {
+            let (flow, scope) = ((words[3] >> 32) as u32, words[3] as u32);
+            let address = SocketAddrV6::new(Ipv6Addr::from(ip), port, flow, scope);
+            Some(SocketAddr::V6(address))
+        }
+        _ => None,
     }
 }
 
@@ -174,6 +225,8 @@ pub(super) fn unsealed(memfd: BorrowedFd<'_>, magic: u64) -> Option<Vec<u64>> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+
     use super::{Element, Record};
     use crate::shm::Geometry;
 
@@ -185,9 +238,11 @@ mod tests {
             geometry: Geometry::new(16, 1 << 20).unwrap(),
             index,
         };
-        let record = Record {
+        let mut record = Record {
             inode: 77,
-            tcp: 1030,
+            tcp: Some(1030),
+            local: "127.0.0.1:65535".parse().unwrap(),
+            remote: SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::LOCALHOST, 7, 0xfffff, 3)),
             arena: 1031,
             slot: 5,
             own: element(1032, 15),
@@ -199,5 +254,15 @@ mod tests {
         let mut bad = record.words();
         bad[7] = 16; // no such element
         assert_eq!(Record::parse(&bad), None);
+        bad = record.words();
+        bad[15] = 5 << 16; // no such family
+        assert_eq!(Record::parse(&bad), None);
+
+        // Without a TCP socket, and with other descriptors.
+        record.tcp = None;
+        assert_eq!(Record::parse(&record.words()), Some(record));
+        assert!(record.set_fds(&mut [7, 8, 9].into_iter()));
+        assert_eq!(record.fds().collect::<Vec<_>>(), [7, 8, 9]);
+        assert!(!record.set_fds(&mut [7, 8].into_iter()));
     }
 }

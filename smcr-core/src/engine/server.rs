@@ -110,7 +110,13 @@ impl Engine {
         let unanswered = |reason| if is_ending(fd) { Reason::Ended } else { reason };
         messages::send(channel.as_fd(), &hello, &[]).map_err(|_| unanswered(Reason::NoAnswer))?;
         let (message, passed) = wait_commit(&channel).map_err(unanswered)?;
-        let Message::Commit { early, gid, rmb } = message else {
+        let Message::Commit {
+            early,
+            gid,
+            rmb,
+            group,
+        } = message
+        else {
             return Err(Reason::ClcInvalid);
         };
         let mut passed = passed.into_iter();
@@ -129,6 +135,7 @@ impl Engine {
             early: early as usize,
             gid: ShmGid(gid),
             rmb,
+            group,
             memory,
         };
         let smc = match self.shake_hands(fd, &channel, client) {
@@ -165,11 +172,12 @@ impl Engine {
     ) -> Result<Smc, Refusal> {
         let group = self.group(client.gid);
         let rx = group
-            .take_rmbe()
+            .take_rmbe(self.config.max_memory())
             .map_err(|_| Refusal::Broken(Reason::Memory))?;
         match self.shake_hands_with(tcp, channel, client, &group, &rx) {
             Ok(tx) => {
                 let Some(local) = self.arena.take() else {
+                    group.release_peer(&tx);
                     group.release(&rx);
                     return Err(Refusal::Broken(Reason::Memory));
                 };
@@ -238,11 +246,12 @@ impl Engine {
                         token: rmb.token(),
                         geometry: rmb.geometry(),
                     };
-                    let sent = messages::send(
-                        channel.as_fd(),
-                        &Message::Memory { rmb: info },
-                        &[rmb.fd()],
-                    );
+                    let message = Message::Memory { rmb: info };
+                    let sent = if group.has_passed(rmb, client.group) {
+                        Ok(())
+                    } else {
+                        messages::send(channel.as_fd(), &message, &[rmb.fd()])
+                    };
                     let first_contact = group.connections() <= 1;
                     let answered = if proposed.gid != client.gid || sent.is_err() {
                         handshake.decline(Reason::ClcInvalid)
@@ -254,6 +263,8 @@ impl Engine {
                 }
                 Event::Confirmed(confirmed) => {
                     let peer = confirmed.peer;
+                    // It has mapped ours.
+                    group.set_passed(rx.rmbe().0, client.group);
                     let rmb = client.rmb;
                     if peer.token.0 != rmb.token
                         || peer.size.bytes() != rmb.geometry.rmbe_size as usize
@@ -288,6 +299,8 @@ struct Client {
     early: usize,
     gid: ShmGid,
     rmb: RmbInfo,
+    /// Its number for the link group.
+    group: u32,
     memory: OwnedFd,
 }
 
@@ -351,13 +364,10 @@ fn may_be_early(tcp: BorrowedFd<'_>) -> bool {
 
 fn wait_commit(channel: &OwnedFd) -> Result<(Message, Vec<OwnedFd>), Reason> {
     let until = Instant::now() + COMMIT_WAIT;
-    loop {
-        match messages::recv(channel.as_fd()) {
-            Ok(got) => return Ok(got),
-            Err(Errno::AGAIN) if wait(channel.as_fd(), Some(until)) => {}
-            Err(Errno::AGAIN) => return messages::give_up(channel).ok_or(Reason::NoAnswer),
-            Err(_) => return Err(Reason::NoAnswer),
-        }
+    let recv = || messages::recv(channel.as_fd());
+    match retry(channel.as_fd(), Some(until), recv) {
+        Err(Errno::TIMEDOUT) => messages::give_up(channel).ok_or(Reason::NoAnswer),
+        got => got.map_err(|_| Reason::NoAnswer),
     }
 }
 
@@ -381,25 +391,33 @@ fn take_early(tcp: BorrowedFd<'_>, rx: &Rx, early: usize, until: Instant) -> Res
 
 /// Receives what there is, waiting until `until`.
 fn receive(tcp: BorrowedFd<'_>, buf: &mut [u8], until: Option<Instant>) -> Result<usize, Errno> {
+    retry(tcp, until, || sys::recv(tcp, buf, libc::MSG_DONTWAIT))
+}
+
+/// Does `receive` until it finds something in `fd`: awake for a moment, then asleep in between.
+/// `ETIMEDOUT` when the time is over.
+fn retry<T>(
+    fd: BorrowedFd<'_>,
+    until: Option<Instant>,
+    mut receive: impl FnMut() -> Result<T, Errno>,
+) -> Result<T, Errno> {
+    let began = Instant::now();
     loop {
-        match sys::recv(tcp, buf, libc::MSG_DONTWAIT) {
-            Err(Errno::AGAIN) if wait(tcp, until) => {}
-            Err(Errno::AGAIN) => return Err(Errno::TIMEDOUT),
-            result => return result,
+        match receive() {
+            Err(Errno::AGAIN) => {}
+            received => return received,
+        }
+        if began.elapsed() < SPIN {
+            // The helper thread at the other end may need this core to answer.
+            rustix::thread::sched_yield();
+        } else if !wait(fd, until) {
+            return Err(Errno::TIMEDOUT);
         }
     }
 }
 
-/// Waits until `fd` is readable, awake for a moment, then asleep. False when the time is over.
+/// Sleeps until `fd` is readable. False when the time is over.
 fn wait(fd: BorrowedFd<'_>, until: Option<Instant>) -> bool {
-    let began = Instant::now();
-    while began.elapsed() < SPIN {
-        if sys::poll_one(fd, libc::POLLIN, Some(0)).is_ok_and(|ready| ready != 0) {
-            return true;
-        }
-        // The helper thread at the other end may need this core to answer.
-        rustix::thread::sched_yield();
-    }
     loop {
         let left = until.map(|at| at.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) {

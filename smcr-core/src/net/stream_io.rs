@@ -7,8 +7,8 @@ use rustix::io::Errno;
 
 use super::SmcStream;
 use super::stream::Inner;
-use crate::conn::Arming;
 use crate::conn::io::Slices;
+use crate::engine::Unwatched;
 use crate::sys;
 
 impl Inner {
@@ -19,9 +19,9 @@ impl Inner {
         };
         // SAFETY: the callers pass the parts of exclusively borrowed buffers.
         let mut sink = unsafe { Slices::new(iov) }?;
-        // Now: the program may watch the descriptor by means that we do not see.
-        match connection.recv(self.fd(), &mut sink, flags, Arming::Now) {
-            Ok(received) => Ok(received.map(|received| received.bytes)),
+        // The program may watch the descriptor by means that we do not see.
+        match connection.recv(self.fd(), &mut sink, flags, &Unwatched) {
+            Ok(received) => Ok(received),
             Err(Errno::AGAIN) => {
                 // A descriptor that is readable for no reason would keep an event loop busy.
                 if let Some(smc) = connection.smc()
@@ -43,7 +43,7 @@ impl Inner {
         };
         // SAFETY: the callers pass the parts of borrowed buffers, and a source is only read.
         let mut source = unsafe { Slices::new(iov) }?;
-        Ok(connection.send(self.fd(), &mut source, libc::MSG_NOSIGNAL)?)
+        Ok(connection.send(self.fd(), &mut source, libc::MSG_NOSIGNAL, &Unwatched)?)
     }
 }
 

@@ -40,6 +40,9 @@ pub enum Message {
         gid: [u8; 16],
         /// Where the server will write.
         rmb: RmbInfo,
+        /// The client's number for its link group with the server: what was passed to it before in
+        /// this group it still has.
+        group: u32,
     },
     /// Server to client, before the CLC Accept. With one descriptor: the RMB.
     Memory {
@@ -50,7 +53,7 @@ pub enum Message {
 
 const SIZE: usize = 48;
 /// Eye catcher and version of this channel's protocol.
-const MAGIC: [u8; 7] = *b"SMCRSH1";
+const MAGIC: [u8; 7] = *b"SMCRSH2";
 
 impl RmbInfo {
     fn emit(self, to: &mut [u8]) {
@@ -79,11 +82,17 @@ impl Message {
                 out[8..12].copy_from_slice(&tsval.to_ne_bytes());
                 out[12..28].copy_from_slice(gid);
             }
-            Self::Commit { early, gid, rmb } => {
+            Self::Commit {
+                early,
+                gid,
+                rmb,
+                group,
+            } => {
                 out[7] = 2;
                 out[8..12].copy_from_slice(&early.to_ne_bytes());
                 out[12..28].copy_from_slice(gid);
                 rmb.emit(&mut out[28..]);
+                out[44..].copy_from_slice(&group.to_ne_bytes());
             }
             Self::Memory { rmb } => {
                 out[7] = 3;
@@ -106,6 +115,7 @@ impl Message {
                 early: word,
                 gid,
                 rmb: RmbInfo::parse(&raw[28..])?,
+                group: u32::from_ne_bytes(raw[44..].try_into().ok()?),
             },
             3 => Self::Memory {
                 rmb: RmbInfo::parse(&raw[28..])?,
@@ -134,7 +144,8 @@ pub fn send(
     rustix::net::sendmsg(channel, &[IoSlice::new(&bytes)], &mut control, flags).map(drop)
 }
 
-/// Receives a message, if one is there.
+/// Receives a message, if one is there. Its descriptors have the lowest free numbers: they are not
+/// to stay there.
 ///
 /// # Errors
 /// `EAGAIN` when none is there yet, `EPIPE` when the other end hung up, `EPROTO` for anything
@@ -153,7 +164,7 @@ pub fn recv(channel: BorrowedFd<'_>) -> Result<(Message, Vec<OwnedFd>), Errno> {
     let mut fds = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {
-            fds.extend(rights.map(crate::fds::raise));
+            fds.extend(rights);
         }
     }
     if got.bytes == 0 {
@@ -191,6 +202,7 @@ mod tests {
                 early: 9,
                 gid: [8; 16],
                 rmb,
+                group: 0x0102_0304,
             },
             Message::Memory { rmb },
         ] {

@@ -2,19 +2,20 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use once_cell::sync::OnceCell;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 fn socket(kind: SocketType) -> Result<OwnedFd, Errno> {
+    brief_socket(kind).map(crate::fds::raise)
+}
+
+/// One that is closed before the program's call returns.
+fn brief_socket(kind: SocketType) -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    Ok(crate::fds::raise(rustix::net::socket_with(
-        AddressFamily::UNIX,
-        kind,
-        flags,
-        None,
-    )?))
+    rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)
 }
 
 fn presence_name(port: u16) -> Result<SocketAddrUnix, Errno> {
@@ -57,11 +58,26 @@ pub fn is_present(port: u16) -> bool {
     // Connecting a datagram socket leaves no trace at the other end, and may be repeated on one
     // socket, by several threads: only the answer matters.
     static PROBE: OnceCell<OwnedFd> = OnceCell::new();
-    let probe = PROBE.get_or_try_init(|| socket(SocketType::DGRAM));
-    let (Ok(probe), Ok(name)) = (probe, presence_name(port)) else {
+    let Ok(name) = presence_name(port) else {
         return false;
     };
-    rustix::net::connect(probe, &name).is_ok()
+    let ask = |probe: &OwnedFd| rustix::net::connect(probe, &name).is_ok();
+    if NAMESPACE_CHANGED.load(Ordering::Relaxed) {
+        // Which namespace this thread is in is not known: one that a new socket is in.
+        return brief_socket(SocketType::DGRAM).is_ok_and(|probe| ask(&probe));
+    }
+    PROBE
+        .get_or_try_init(|| socket(SocketType::DGRAM))
+        .is_ok_and(ask)
+}
+
+/// A thread of this process has entered another network namespace: a socket stays in the one that
+/// it was made in.
+static NAMESPACE_CHANGED: AtomicBool = AtomicBool::new(false);
+
+/// To be called when a thread of this process may have entered another network namespace.
+pub fn namespace_changed() {
+    NAMESPACE_CHANGED.store(true, Ordering::Relaxed);
 }
 
 /// The client's end: a name on which the accepting library can call for one TCP connection.
@@ -93,12 +109,12 @@ impl AsFd for CallListener {
 }
 
 /// The server's end: calls the client of an accepted connection; `local` is the server's address.
-/// Returns the channel and the uid of the client's library.
+/// Returns the channel, which is for the time of one accept(), and the uid of the client's library.
 ///
 /// # Errors
 /// `ECONNREFUSED` when there is no such name (yet).
 pub fn call(local: SocketAddr, peer: SocketAddr) -> Result<(OwnedFd, u32), Errno> {
-    let channel = socket(SocketType::SEQPACKET)?;
+    let channel = brief_socket(SocketType::SEQPACKET)?;
     rustix::net::connect(&channel, &call_name(peer, local)?)?;
     let uid = peer_uid(&channel)?;
     Ok((channel, uid))

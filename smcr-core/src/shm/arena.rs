@@ -48,7 +48,9 @@ pub struct Local {
     pub oob_inline: AtomicU32,
     /// SO_RCVLOWAT; 0 stands for 1.
     pub low_water: AtomicU32,
-    _pad2: Padding<104>,
+    /// How often the connection was passed on to another process.
+    pub passed_on: AtomicU32,
+    _pad2: Padding<100>,
 }
 
 /// Keeps what different ends write in lines of their own.
@@ -140,6 +142,7 @@ impl Arena {
             &local.spin_ns,
             &local.oob_inline,
             &local.low_water,
+            &local.passed_on,
         ] {
             word.store(0, Ordering::Relaxed);
         }

@@ -25,6 +25,8 @@ pub enum MemoryError {
     NotSealed,
     /// Not of the announced size.
     WrongSize,
+    /// It serves another connection already.
+    InUse,
     /// A system call failed.
     Os(Errno),
 }

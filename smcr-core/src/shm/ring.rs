@@ -2,6 +2,7 @@
 //!
 //! Neither locks anything: callers hold the connection's `tx_lock` or `rx_lock`.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -16,19 +17,9 @@ pub(crate) const ALWAYS: u32 = 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BadCursor;
 
-/// The writing end: the peer's RMBE, and our own idea of how far we wrote.
-#[derive(Debug)]
-pub struct Tx {
-    rmb: Arc<Rmb>,
-    index: u8,
-    base: *mut u8,
-    control: *const RmbeControl,
-    size: usize,
-}
-
-/// The reading end: our own RMBE.
-#[derive(Debug)]
-pub struct Rx {
+/// An RMBE as one of its two ends uses it.
+#[derive(Debug, Clone)]
+pub struct Ring {
     rmb: Arc<Rmb>,
     index: u8,
     base: *mut u8,
@@ -38,14 +29,71 @@ pub struct Rx {
 
 // SAFETY: the pointers go into the mapping that `rmb` keeps alive; the memory is shared with
 // another process anyway, so every access is an atomic or a raw copy that takes what it finds.
-unsafe impl Send for Tx {}
+unsafe impl Send for Ring {}
 // SAFETY: as above; that only one thread copies at a time is a matter of right bytes, not of
 // memory safety, and the connection's locks see to it.
-unsafe impl Sync for Tx {}
-// SAFETY: as for Tx.
-unsafe impl Send for Rx {}
-// SAFETY: as for Tx.
-unsafe impl Sync for Rx {}
+unsafe impl Sync for Ring {}
+
+impl Ring {
+    fn new(rmb: Arc<Rmb>, index: u8) -> Self {
+        let (base, control) = (
+            rmb.ring(index).as_ptr(),
+            std::ptr::from_ref(rmb.control(index)),
+        );
+        let size = rmb.geometry().rmbe_size as usize;
+        Self {
+            rmb,
+            index,
+            base,
+            control,
+            size,
+        }
+    }
+
+    /// The cursors, shared with the peer.
+    #[inline]
+    pub fn control(&self) -> &RmbeControl {
+        // SAFETY: points into the mapping that `rmb` keeps alive.
+        unsafe { &*self.control }
+    }
+
+    /// Ring size in bytes.
+    #[inline]
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// The RMB, and the index of the RMBE in it, from 0.
+    pub fn rmbe(&self) -> (&Arc<Rmb>, u8) {
+        (&self.rmb, self.index)
+    }
+}
+
+/// The writing end: the peer's RMBE.
+#[derive(Debug, Clone)]
+pub struct Tx(Ring);
+
+/// The reading end: our own RMBE.
+#[derive(Debug)]
+pub struct Rx(Ring);
+
+impl Deref for Tx {
+    type Target = Ring;
+
+    #[inline]
+    fn deref(&self) -> &Ring {
+        &self.0
+    }
+}
+
+impl Deref for Rx {
+    type Target = Ring;
+
+    #[inline]
+    fn deref(&self) -> &Ring {
+        &self.0
+    }
+}
 
 /// Copies `len` bytes between a ring and linear memory, in two pieces where the ring wraps.
 /// Calls `piece(ring_pointer, offset_in_linear, len)`.
@@ -96,36 +144,7 @@ fn distance(
 impl Tx {
     /// The writing end for RMBE `index` (from 0) of the peer's `rmb`.
     pub fn new(rmb: Arc<Rmb>, index: u8) -> Self {
-        let (base, control) = (
-            rmb.ring(index).as_ptr(),
-            std::ptr::from_ref(rmb.control(index)),
-        );
-        let size = rmb.geometry().rmbe_size as usize;
-        Self {
-            rmb,
-            index,
-            base,
-            control,
-            size,
-        }
-    }
-
-    /// The cursors, shared with the peer.
-    #[inline]
-    pub fn control(&self) -> &RmbeControl {
-        // SAFETY: points into the mapping that `rmb` keeps alive.
-        unsafe { &*self.control }
-    }
-
-    /// Ring size in bytes.
-    #[inline]
-    pub fn size(&self) -> usize {
-        self.size
-    }
-
-    /// The RMB and index, for statistics and tests.
-    pub fn rmbe(&self) -> (&Arc<Rmb>, u8) {
-        (&self.rmb, self.index)
+        Self(Ring::new(rmb, index))
     }
 
     /// Bytes that the peer's program has not read yet.
@@ -209,36 +228,7 @@ impl Tx {
 impl Rx {
     /// The reading end for RMBE `index` (from 0) of our own `rmb`.
     pub fn new(rmb: Arc<Rmb>, index: u8) -> Self {
-        let (base, control) = (
-            rmb.ring(index).as_ptr(),
-            std::ptr::from_ref(rmb.control(index)),
-        );
-        let size = rmb.geometry().rmbe_size as usize;
-        Self {
-            rmb,
-            index,
-            base,
-            control,
-            size,
-        }
-    }
-
-    /// The cursors, shared with the peer.
-    #[inline]
-    pub fn control(&self) -> &RmbeControl {
-        // SAFETY: points into the mapping that `rmb` keeps alive.
-        unsafe { &*self.control }
-    }
-
-    /// Ring size in bytes.
-    #[inline]
-    pub fn size(&self) -> usize {
-        self.size
-    }
-
-    /// The RMB and index.
-    pub fn rmbe(&self) -> (&Arc<Rmb>, u8) {
-        (&self.rmb, self.index)
+        Self(Ring::new(rmb, index))
     }
 
     /// Bytes ready to be read.

@@ -77,11 +77,11 @@ fn before_the_commit() {
     for (name, bytes) in [
         ("one byte", &b"x"[..]),
         ("garbage", &[0xff; 48]),
-        ("truncated", b"SMCRSH1\x02"),
+        ("truncated", b"SMCRSH2\x02"),
         ("oversized", &[b'S'; 4000]),
         (
             "an RMB of no size",
-            b"SMCRSH1\x02\0\0\0\0aaaaaaaaaaaaaaaa\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+            b"SMCRSH2\x02\0\0\0\0aaaaaaaaaaaaaaaa\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
         ),
     ] {
         stays_tcp(name, Reason::NoAnswer, |client| {
@@ -221,6 +221,7 @@ fn offer(memory: OwnedFd, info: RmbInfo, index: u8) -> impl FnOnce(Client) -> Op
             early: 0,
             gid: attacker::identity().gid.0,
             rmb: info,
+            group: attacker::new_group(),
         };
         say(&channel, &commit, &[theirs.as_fd(), memory.as_fd()]);
         let mut handshake = client_handshake();

@@ -188,6 +188,23 @@ fn the_memory() {
             .unwrap();
         committed.send(handshake.poll_transmit());
     };
+    declines("another process", Reason::ClcInvalid, |committed| {
+        let rmb = rmb();
+        let mut handshake = committed.proposed();
+        say(
+            &committed.channel,
+            &Message::Memory { rmb: info(&rmb) },
+            &[rmb.fd()],
+        );
+        handshake
+            .accept(buffer(&rmb, 1), true, Instant::now())
+            .unwrap();
+        let mut bytes = handshake.poll_transmit().unwrap();
+        let gid = &crate::attacker::identity().gid.0[..8];
+        let at = bytes.windows(8).position(|part| part == gid).unwrap();
+        bytes[at] ^= 1;
+        committed.send(Some(bytes));
+    });
     declines("no memory message", Reason::ClcInvalid, |committed| {
         accept(committed, 1, &|_, _| {});
     });

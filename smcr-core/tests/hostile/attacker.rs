@@ -14,6 +14,7 @@ use smcr_core::rendezvous::names::{self, CallListener, Presence};
 use smcr_core::rendezvous::syn;
 use smcr_core::shm::{Geometry, Rmb};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Far more than any step takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -29,7 +30,7 @@ pub(crate) fn identity() -> Identity {
 /// An RMB of the attacker's, with one RMBE.
 pub(crate) fn rmb() -> Arc<Rmb> {
     static TOKEN: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1 << 40);
-    let token = TOKEN.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let token = TOKEN.fetch_add(1, Ordering::Relaxed);
     let geometry = Geometry::new(2, 64 << 10).unwrap();
     Rmb::create(geometry, token).unwrap()
 }
@@ -164,7 +165,14 @@ pub(crate) fn commit(early: u32, rmb: &Rmb) -> Message {
         early,
         gid: identity().gid.0,
         rmb: info(rmb),
+        group: new_group(),
     }
+}
+
+/// One that the victim has passed no memory to.
+pub(crate) fn new_group() -> u32 {
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 /// The memfd of an own RMB.

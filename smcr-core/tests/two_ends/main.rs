@@ -28,7 +28,9 @@ pub(crate) struct End {
 /// Two ends that are joined.
 pub(crate) fn pair() -> [End; 2] {
     let groups = [1, 2].map(|id| LinkGroup::new(id, [id as u8; 16], RING as u32));
-    let rings = groups.each_ref().map(|group| group.take_rmbe().unwrap());
+    let rings = groups
+        .each_ref()
+        .map(|group| group.take_rmbe(u64::MAX).unwrap());
     let writers = rings.each_ref().map(|rx| {
         let (rmb, index) = rx.rmbe();
         Tx::new(Arc::clone(rmb), index)
@@ -140,7 +142,7 @@ fn a_ring_wraps_at_every_offset() {
 fn elements_are_used_again_when_both_ends_are_closed() {
     let [a, b] = pair();
     let index = |end: &End| {
-        let rx = end.group.take_rmbe().unwrap();
+        let rx = end.group.take_rmbe(u64::MAX).unwrap();
         let index = rx.rmbe().1;
         end.group.give_back(&rx);
         index

@@ -29,7 +29,7 @@ pub mod wire;
 
 pub use capture::Decoded;
 pub use cmd::{Cmd, quote};
-pub use counters::Counters;
+pub use counters::{Counters, Traffic};
 pub use guest::{Guest, Process};
 pub use kernel::Kernel;
 pub use library::{Library, Sight, Under};

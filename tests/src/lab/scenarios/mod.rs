@@ -5,10 +5,18 @@ mod interop;
 mod kernel_smc;
 mod library;
 mod pnet;
+mod rdma_capture;
+mod rdma_counts;
 mod rdma_iperf3;
+mod rdma_nginx;
+mod rdma_postgresql;
+mod rdma_redis;
+mod rdma_rivals;
 mod rdma_works;
 mod rivals;
+mod tcp_option;
 mod tcp_works;
+mod verbs;
 
 use anyhow::Result;
 
@@ -109,9 +117,63 @@ pub const ALL: &[Scenario] = &[
         "the PNET table: which RoCE port and GID, under VLANs and bonds too",
     ),
     Scenario::new(
+        "verbs",
+        verbs::run,
+        "the RDMA fabric alone: traffic, failures, latency and throughput",
+    )
+    .bulk(),
+    Scenario::new(
+        "tcp-option",
+        tcp_option::run,
+        "the TCP option: we and Linux's own SMC-R know each other",
+    )
+    .modules(&["smc", "smc_diag"]),
+    Scenario::new(
         "rdma-iperf3",
         rdma_iperf3::run,
-        "iperf3 under the library: over RDMA",
+        "iperf3 under the library: one stream, four, the other way, both ways",
+    )
+    .bulk(),
+    Scenario::new(
+        "rdma-redis",
+        rdma_redis::run,
+        "redis under the library, one request at a time and sixteen",
+    )
+    .bulk(),
+    Scenario::new(
+        "rdma-nginx",
+        rdma_nginx::run,
+        "nginx and curl under the library: a file by sendfile()",
+    )
+    .bulk(),
+    Scenario::new(
+        "rdma-nginx-1gib",
+        rdma_nginx::large,
+        "the same with a file of 1 GiB",
+    )
+    .bulk()
+    .on_request(),
+    Scenario::new(
+        "rdma-postgresql",
+        rdma_postgresql::run,
+        "PostgreSQL under the library, which accepts and then forks",
+    )
+    .bulk(),
+    Scenario::new(
+        "rdma-capture",
+        rdma_capture::run,
+        "a connection of the library on the wire, as tshark reads it",
+    ),
+    Scenario::new(
+        "rdma-counts",
+        rdma_counts::run,
+        "work requests, doorbells, CDC messages and system calls for so many bytes",
+    )
+    .bulk(),
+    Scenario::new(
+        "rdma-rivals",
+        rdma_rivals::run,
+        "the library beside TCP, rsockets and plain RDMA: round trip and rate",
     )
     .bulk(),
     Scenario::new(
@@ -126,6 +188,13 @@ pub const ALL: &[Scenario] = &[
         "Linux's own SMC-R between the guests, and its messages as tshark reads them",
     )
     .modules(kernel_peer::MODULES),
+    Scenario::new(
+        "verbs-down",
+        verbs::down,
+        "the interface under the RDMA fabric goes down, and its device is deleted",
+    )
+    .bulk()
+    .own_boot(),
     Scenario::new(
         "interop",
         interop::quick,

@@ -13,7 +13,7 @@ use crate::Reason;
 use crate::clc::{PeerId, Version};
 use crate::conn::{Home, Smc, bell};
 use crate::handshake::rdma::{Limits, Settled};
-use crate::rdma::fabric::{LinkAddress, Port};
+use crate::rdma::fabric::{Counts, LinkAddress, LinkId, Port};
 use crate::rdma::state::{News, Prepared, State};
 use crate::rdma::{GroupKey, PeerElement, Rdma};
 use crate::shm::Arena;
@@ -33,6 +33,8 @@ pub(super) struct Endpoint {
     /// RMBs that the peer confirmed.
     known: Vec<u32>,
     lost: u32,
+    /// Why the last group ended.
+    reason: Option<Reason>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +91,7 @@ impl Endpoint {
             group: Phase::None,
             known: Vec::new(),
             lost: 0,
+            reason: None,
         }
     }
 
@@ -98,6 +101,10 @@ impl Endpoint {
 
     fn peer_id(&self) -> PeerId {
         PeerId([self.side() as u8 + 1; 8])
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        self.port.counts()
     }
 
     /// Its link group works, as far as it knows.
@@ -112,6 +119,15 @@ impl Endpoint {
     /// The queue pair is still there.
     pub(super) fn is_ending(&self) -> bool {
         !self.port.links().is_empty()
+    }
+
+    pub(super) fn links(&self) -> Vec<LinkId> {
+        self.port.links()
+    }
+
+    /// Why the last group ended.
+    pub(super) fn reason(&self) -> Option<Reason> {
+        self.reason
     }
 
     pub(super) fn take_lost(&mut self) -> u32 {
@@ -186,12 +202,9 @@ impl Endpoint {
             return None;
         };
         let prepared = self.state.prepare(group).ok()?;
-        let waits = match self.state.tell_rmb(&prepared, now) {
-            Ok(waits) => waits,
-            Err(_) => {
-                self.state.give_back(&prepared);
-                return None;
-            }
+        let Ok(waits) = self.state.tell_rmb(&prepared, now) else {
+            self.state.give_back(&prepared);
+            return None;
         };
         self.look_after(now);
         Some(Opening {
@@ -255,10 +268,11 @@ impl Endpoint {
                     self.group = Phase::Ready(group);
                 }
                 News::RkeyAnswered(_, rmb, true) => self.known.push(rmb),
-                News::Ended(group, _) => {
+                News::Ended(group, reason) => {
                     if matches!(self.group, Phase::Starting(id) | Phase::Ready(id) if id == group) {
                         self.group = Phase::Ended(group);
                         self.lost += 1;
+                        self.reason = Some(reason);
                     }
                 }
                 _ => {}
