@@ -44,6 +44,10 @@ impl Pending {
             // Where there is no room for one, the poll may sleep longer than it should.
             if let Ok(duplicate) = fds::duplicate(fd) {
                 entry.fd = duplicate.as_raw_fd();
+                if entry.events & libc::POLLPRI != 0 {
+                    // A bell tells that it moved to SMC; of urgent bytes the kernel knows nothing.
+                    entry.events |= libc::POLLIN;
+                }
                 held.0.push((duplicate, stream));
             }
         }
@@ -72,8 +76,9 @@ pub(super) fn correct(entry: &mut pollfd, stream: &StreamRef) -> Result<(), Errn
             return Err(DECIDED);
         }
     }
-    // What a unix socket has and TCP has not.
-    entry.revents &= !libc::POLLWRBAND;
+    // What the program did not ask for, and what a unix socket has and TCP has not.
+    let asked = entry.events | libc::POLLERR | libc::POLLHUP | libc::POLLNVAL;
+    entry.revents &= asked & !libc::POLLWRBAND;
     Ok(())
 }
 
