@@ -52,7 +52,8 @@ fn decodes(pair: &mut Pair, guest: &str) -> Result<()> {
         messages += numbers.lines().len();
         let mut expected = 1u16;
         for line in numbers.lines() {
-            let number: u16 = line.parse().with_context(|| format!("number {line:?}"))?;
+            let digits = line.trim_start_matches("0x");
+            let number = u16::from_str_radix(digits, 16).with_context(|| line.clone())?;
             ensure!(number == expected, "{source}: {number}, not {expected}");
             expected = expected.wrapping_add(1);
         }
