@@ -13,6 +13,9 @@ use crate::scenario::stat::{Process, Snapshot};
 /// Where the configuration lies in a guest.
 const CONFIGURATION: &str = "/tmp/smcr.conf";
 
+/// What is in it where two machines are to talk SMC-R: an enterprise ID in common.
+pub const CONFIGURED: &str = "ueid = SMCR-LAB\n";
+
 /// Where the library logs in a guest.
 const LOG: &str = "/tmp/smcr.log";
 
@@ -42,11 +45,18 @@ impl Library {
     /// Gives both guests this configuration; refused if the library would refuse it.
     pub fn install(pair: &Pair, configuration: &str) -> Result<()> {
         for guest in [&pair.server, &pair.client] {
-            guest.write_file(CONFIGURATION, configuration)?;
-            let tool = quote(&paths::stat_tool().display().to_string());
-            guest.sh(format!("{tool} --check-config {CONFIGURATION}"))?;
+            Self::install_in(guest, configuration)?;
         }
         Ok(())
+    }
+
+    /// Gives one guest this configuration.
+    pub fn install_in(guest: &Guest, configuration: &str) -> Result<()> {
+        guest.write_file(CONFIGURATION, configuration)?;
+        let tool = quote(&paths::stat_tool().display().to_string());
+        guest
+            .sh(format!("{tool} --check-config {CONFIGURATION}"))
+            .map(drop)
     }
 
     /// Gives both guests what two machines need that are to talk SMC-R: the TCP option, and an
@@ -56,7 +66,7 @@ impl Library {
             let tool = quote(&paths::option_tool().display().to_string());
             guest.sh(format!("{tool} attach"))?;
         }
-        Self::install(pair, "ueid = SMCR-LAB\n")
+        Self::install(pair, CONFIGURED)
     }
 
     /// The same command line under the library. `env` starts the program: not even the shell
@@ -64,6 +74,11 @@ impl Library {
     pub fn line(line: &str) -> String {
         let library = quote(&paths::library().display().to_string());
         format!("env LD_PRELOAD={library} SMCR_CONFIG={CONFIGURATION} SMCR_LOG=debug@{LOG} {line}")
+    }
+
+    /// From here on the log is about what follows.
+    pub fn begin_log(guest: &Guest) -> Result<()> {
+        guest.sh(format!("test ! -e {LOG} || : >{LOG}")).map(drop)
     }
 
     /// Adds to an error what the library logged lately at both ends.

@@ -132,6 +132,11 @@ impl Choice {
         }
     }
 
+    /// Lets go of ports that are gone.
+    pub(super) fn forget_gone(&self) {
+        self.open.lock().retain(|port| !port.is_gone());
+    }
+
     /// The port of that name, opened once.
     fn open(&self, device: &str, port: u8) -> Option<Arc<dyn Port>> {
         let mut open = self.open.lock();

@@ -11,9 +11,10 @@ use super::library::Library;
 use crate::clc::{MtuCode, Psn};
 use crate::rdma::fabric::LinkAddress;
 
-/// Local ACK time-out: 4.096 us << 15, 134 ms. With [`RETRIES`] a silent peer is noticed after
-/// about a second; adapters may take up to four times as long (InfiniBand specification §9.7.6.1.3).
-const TIMEOUT: u8 = 15;
+/// Local ACK time-out: 4.096 us << 16, 268 ms. With [`RETRIES`] a silent peer is given up after about
+/// two seconds; adapters may take up to four times as long (InfiniBand specification §9.7.6.1.3).
+/// Linux' own SMC-R says 15, which would not survive a cable that is out for a second.
+const TIMEOUT: u8 = 16;
 
 /// How often an unanswered packet is sent again. Linux' own SMC-R says 7, the most there is; but rxe
 /// takes 7 for "for ever", as it is for [`RNR_RETRIES`], and would never notice a dead peer.
