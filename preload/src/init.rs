@@ -25,8 +25,14 @@ extern "C" fn construct() {
 
 extern "C" fn destruct() {
     process_ends();
-    PUBLISHER.close();
+    if std::env::var_os(KEEP_STATISTICS).is_none() {
+        PUBLISHER.close();
+    }
 }
+
+/// Where this is set, what an orderly process counted is kept as long as that of one that was
+/// killed: `smcr-stat --all` shows it for some seconds.
+const KEEP_STATISTICS: &str = "SMCR_STAT_KEEP";
 
 /// The process is about to end, in an orderly way or by `_exit`.
 pub(crate) fn process_ends() {

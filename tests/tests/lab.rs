@@ -44,7 +44,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     let lab = Arc::new(Mutex::new(lab));
     let mut trials = Vec::new();
-    for scenario in select(&[])? {
+    for scenario in select(&[], false)? {
         let lab = Arc::clone(&lab);
         let trial = Trial::test(scenario.name, move || {
             let mut lab = lab.lock().unwrap_or_else(PoisonError::into_inner);

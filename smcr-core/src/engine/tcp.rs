@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 
 use super::Connection;
+use crate::stat::Mode;
 use crate::sys;
 
 /// A TCP socket that may go while others use it.
@@ -138,8 +139,8 @@ impl Connection {
     /// addresses are remembered; SIGURG can no longer be sent or received. True if there was one.
     pub fn give_up_tcp(&self) -> bool {
         match self.smc() {
-            // Its options are those of the other process, too.
-            Some(smc) if !smc.is_shared() => self.tcp.give_up(),
+            // Its options are those of the other process, too; and who sends by RDMA watches it.
+            Some(smc) if !smc.is_shared() && smc.mode() == Mode::Shm => self.tcp.give_up(),
             _ => false,
         }
     }

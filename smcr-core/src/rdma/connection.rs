@@ -180,9 +180,11 @@ impl Connection {
         })
     }
 
-    /// Both ends said their last word, the program let go, and the memory is nobody's.
-    pub(super) fn is_over(&self) -> bool {
-        self.free && self.in_flight == 0 && self.heard & flag::RELEASED != 0
+    /// Both ends said their last word, the program let go, and the memory is nobody's: what was
+    /// posted is completed, or the queue pair is gone that could still read from it.
+    pub(super) fn is_over(&self, is_unlinked: bool) -> bool {
+        let is_read = self.in_flight == 0 || is_unlinked;
+        self.free && is_read && self.heard & flag::RELEASED != 0
     }
 
     /// When [`Self::timed_out`] has to be called.
@@ -529,7 +531,6 @@ impl Connection {
         if std::mem::replace(&mut self.broken, true) {
             return;
         }
-        self.in_flight = 0;
         let last_word = ConnState::CLOSED | ConnState::ABORTED;
         if !self.tcp_ended {
             self.shut(errno);

@@ -440,6 +440,11 @@ impl Group {
         self.idle_since.map(|since| since + wait)
     }
 
+    /// The queue pair is gone: nothing that was posted there happens any more.
+    pub(super) fn is_unlinked(&self) -> bool {
+        self.link.is_none()
+    }
+
     /// Nothing of it is needed any more.
     pub(super) fn is_over(&self) -> bool {
         self.ended.is_some() && self.link.is_none() && self.tokens.is_empty()

@@ -4,14 +4,14 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
 use super::buffers::{Buffers, Element};
 use super::connection::{Connection, Parts, PeerElement, Posted, Pumped};
 use super::fabric::{
-    Access, Completion, LinkAddress, LinkError, LinkId, LocalGid, Port, PortEvent,
+    Access, Completion, Counts, LinkAddress, LinkError, LinkId, LocalGid, Port, PortEvent,
 };
 use super::group::{Group, GroupKey, Target, receive_size};
 use super::handle::{ConnId, Kicked, Shared};
@@ -37,6 +37,11 @@ pub(crate) struct State {
     news: Vec<News>,
     /// Ends that the thread has to watch: other processes ring there.
     to_watch: Vec<ConnId>,
+    /// What the statistics know of the ports' work.
+    published: Counts,
+    published_at: Option<Instant>,
+    /// CDC messages that the statistics do not know of.
+    cdc_sent: u64,
 }
 
 #[derive(Debug)]
@@ -106,6 +111,9 @@ impl Prepared {
         Rx::new(Arc::clone(rmb), *index).preload(0, bytes);
     }
 }
+
+/// How old the statistics of the ports may be.
+const PUBLISH_EVERY: Duration = Duration::from_millis(500);
 
 impl State {
     /// The port's place, opened now if it was not yet.
@@ -471,7 +479,11 @@ impl State {
             };
             let pumped = match group.sending() {
                 Some((link, posts)) => {
-                    connection.pump(link, now, &mut |posted| posts.push(Some(id), posted.up_to))
+                    let cdc_sent = &mut self.cdc_sent;
+                    connection.pump(link, now, &mut |posted| {
+                        *cdc_sent += 1;
+                        posts.push(Some(id), posted.up_to)
+                    })
                 }
                 None => connection.idle(now),
             };
@@ -490,12 +502,16 @@ impl State {
     /// Frees what a connection held, if both ends are done with it.
     fn reap(&mut self, id: ConnId, now: Instant) {
         let place = &mut self.connections[id.index as usize];
-        let over = place.connection.take_if(|(_, c)| c.is_over());
+        let groups = &self.groups;
+        let over = place.connection.take_if(|(group, connection)| {
+            connection.is_over(groups.get(group).is_none_or(Group::is_unlinked))
+        });
         let Some((group_id, connection)) = over else {
             return;
         };
         place.generation = place.generation.wrapping_add(1);
         self.free.push(id.index);
+        self.publish();
         connection.app().arena().give_back(connection.app());
         if let Some(group) = self.groups.get_mut(&group_id) {
             group.tokens.remove(&connection.token);
@@ -525,12 +541,33 @@ impl State {
         let ids: Vec<u32> = self.groups.keys().copied().collect();
         for id in ids {
             if let Some(group) = self.groups.get_mut(&id) {
+                let was_unlinked = group.is_unlinked();
                 group.timeout(now);
+                if group.is_unlinked() && !was_unlinked {
+                    // What its connections sent from is free now.
+                    self.touch_all(id);
+                }
                 self.after_llc(id, now);
             }
         }
         self.pump_all(now);
         self.forget_groups();
+    }
+
+    /// Has all connections of a group looked at.
+    fn touch_all(&mut self, group: u32) {
+        for (index, place) in self.connections.iter().enumerate() {
+            if place
+                .connection
+                .as_ref()
+                .is_some_and(|(of, _)| *of == group)
+            {
+                self.dirty.push(ConnId {
+                    index: index as u32,
+                    generation: place.generation,
+                });
+            }
+        }
     }
 
     /// The next deadline.
@@ -562,6 +599,36 @@ impl State {
         };
         if let Some((errno, reason)) = group.run_llc(now, &mut self.news) {
             self.end_group(id, errno, reason, now);
+        }
+    }
+
+    /// Brings the statistics up to date, if that was not done lately.
+    pub(super) fn publish_now_and_then(&mut self, now: Instant) {
+        let is_due = |at: Instant| now.saturating_duration_since(at) >= PUBLISH_EVERY;
+        if self.published_at.is_none_or(is_due) {
+            self.published_at = Some(now);
+            self.publish();
+        }
+    }
+
+    fn publish(&mut self) {
+        let mut now = Counts::default();
+        for open in &self.ports {
+            let counts = open.port.counts();
+            now.writes += counts.writes;
+            now.sends += counts.sends;
+            now.doorbells += counts.doorbells;
+        }
+        let before = std::mem::replace(&mut self.published, now);
+        for (counter, now, before) in [
+            (Counter::RdmaWrites, now.writes, before.writes),
+            (Counter::RdmaSends, now.sends, before.sends),
+            (Counter::RdmaDoorbells, now.doorbells, before.doorbells),
+            (Counter::CdcSent, std::mem::take(&mut self.cdc_sent), 0),
+        ] {
+            if now > before {
+                PUBLISHER.count_by(counter, now - before);
+            }
         }
     }
 

@@ -123,6 +123,15 @@ words! {
         Doorbells = 12, "doorbells";
         /// Times a call slept in the kernel because a ring was empty or full, or nothing was ready.
         Sleeps = 13, "sleeps";
+        /// RDMA WRITE work requests. These and the three that follow are brought up to date when
+        /// a connection ends, and once a second.
+        RdmaWrites = 14, "rdma-writes";
+        /// SEND work requests: messages of CDC and LLC.
+        RdmaSends = 15, "rdma-sends";
+        /// Times an adapter was told of new work requests.
+        RdmaDoorbells = 16, "rdma-doorbells";
+        /// CDC messages sent.
+        CdcSent = 17, "cdc-sent";
     }
 }
 

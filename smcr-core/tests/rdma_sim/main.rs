@@ -3,8 +3,8 @@
 //! `SMCR_SIM_OPS` sets how many operations are made, `SMCR_SIM_SEED` the first seed: that of a
 //! failure makes the same failure again as the first thing.
 
-use smcr_core::rdma::sim::Random;
 use smcr_core::rdma::sim::world::{Op, Totals, World};
+use smcr_core::rdma::sim::{Fault, PortId, Random};
 
 /// Operations in the life of one world.
 const LIFE: u64 = 1000;
@@ -43,4 +43,83 @@ fn streams_are_whole_while_nothing_breaks() {
 fn streams_are_whole_or_end_by_an_error_when_something_breaks() {
     let all = run(500_000, 1_000_000, 30);
     assert!(number("SMCR_SIM_OPS").is_some() || all.faults > 1000 && all.lost_groups > 100);
+}
+
+/// What was posted before the group ended may leave the adapter later. Until its queue pair is
+/// gone, nobody else may write to the memory that it is read from.
+#[test]
+fn late_writes_do_not_carry_the_bytes_of_others() {
+    let mut groups = 0;
+    for seed in 0..200 {
+        let mut world = World::new(seed);
+        let (place, side, len) = (0, 0, 16 << 10);
+        world.act(Op::Open);
+        world.act(Op::Send { place, side, len });
+        world.lose_packets(side);
+        world.inject(Fault::Down(PortId(0)));
+        world.act(Op::Close { place, side });
+        world.inject(Fault::Up(PortId(0)));
+        world.act(Op::Open);
+        world.act(Op::Send {
+            place: 1,
+            side,
+            len,
+        });
+        for _ in 0..100 {
+            world.act(Op::Receive {
+                place,
+                side: 1,
+                len: 1 << 20,
+            });
+            world.act(Op::Wait { micros: 1000 });
+        }
+        groups += world.finish().groups;
+    }
+    assert!(groups > 250, "the second one was there in time: {groups}");
+}
+
+/// What is sent and read at once costs its sender one WRITE (two where the peer's ring wraps), one
+/// message, and one doorbell; the reader says only now and then how far it has read.
+#[test]
+fn a_small_message_costs_one_write_and_one_cdc_message() {
+    const MESSAGES: u64 = 2000;
+    const LEN: u32 = 64;
+    for seed in 1..=20 {
+        let mut world = World::new(seed);
+        world.act(Op::Open);
+        world.act(Op::Settle);
+        let before = [0, 1].map(|side| world.counts(side));
+        for _ in 0..MESSAGES {
+            let (place, len) = (0, LEN);
+            world.act(Op::Send {
+                place,
+                side: 0,
+                len,
+            });
+            // Until it has certainly come.
+            world.act(Op::Wait { micros: 1000 });
+            world.act(Op::Receive {
+                place,
+                side: 1,
+                len,
+            });
+        }
+        let [sender, reader] = [0, 1].map(|side| {
+            let (now, before) = (world.counts(side), before[side]);
+            [
+                now.writes - before.writes,
+                now.sends - before.sends,
+                now.doorbells - before.doorbells,
+            ]
+        });
+        // 64 divides the rings' sizes: nothing is cut in two.
+        assert_eq!(sender, [MESSAGES; 3], "seed {seed}");
+        // Half a ring of 16 KiB at least is free always, and a tenth is worth telling.
+        let updates = MESSAGES * u64::from(LEN) / 1638 + 1;
+        assert!(
+            reader[0] == 0 && reader[1] <= updates && reader[2] == reader[1],
+            "seed {seed}: {reader:?}, at most {updates}"
+        );
+        world.finish();
+    }
 }

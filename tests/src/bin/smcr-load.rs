@@ -1,10 +1,11 @@
 //! A small load program over TCP or a unix stream socket, with plain blocking calls and threads.
 //!
 //! ```text
-//! smcr-load serve rate|ping|stream  PORT|PATH THREADS
-//! smcr-load rate|ping|stream        PORT|PATH THREADS SECONDS     prints one number
+//! smcr-load serve rate|ping|stream  PORT|ADDRESS:PORT|PATH THREADS
+//! smcr-load rate|ping|stream        PORT|ADDRESS:PORT|PATH THREADS SECONDS    prints one number
 //! ```
-//! The server has one thread per address, 127.0.0.1, 127.0.0.2, ... or PATH, PATH.1, ... For `rate`
+//! The server has one thread per address: 127.0.0.1, 127.0.0.2, ... with PORT; ADDRESS with PORT,
+//! PORT + 1, ...; PATH, PATH.1, ... For `rate`
 //! each client thread goes round several of them: with one, closed connections in TIME_WAIT would
 //! leave it no free port after some 14,000 connections, and the rate would measure that.
 //!
@@ -212,6 +213,11 @@ enum Place {
 impl Place {
     fn new(place: &str, number: u64) -> Result<Self> {
         let last = u8::try_from(number + 1).map_err(|_| invalid("too many addresses"))?;
+        if let Ok(mut address) = place.parse::<SocketAddrV4>() {
+            let port = u64::from(address.port()) + number;
+            address.set_port(port.try_into().map_err(|_| invalid("too many ports"))?);
+            return Ok(Self::Tcp(address));
+        }
         Ok(match place.parse() {
             Ok(port) => Self::Tcp(SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, last), port)),
             Err(_) if number == 0 => Self::Unix(place.to_owned()),

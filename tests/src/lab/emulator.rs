@@ -38,6 +38,11 @@ pub(super) struct Hardware<'a> {
 }
 
 impl Hardware<'_> {
+    /// The initramfs, which is needed until the guest is up.
+    pub(super) fn initramfs(&self) -> PathBuf {
+        self.logs.join(format!("{}.initramfs", self.name))
+    }
+
     fn socket(&self, what: &str) -> PathBuf {
         self.sockets.join(format!("{}.{what}", self.number))
     }
@@ -56,7 +61,7 @@ impl Emulator {
     /// Starts it; the guest boots from then on.
     pub(super) fn start(hardware: &Hardware<'_>) -> Result<Self> {
         let guest = hardware.name;
-        let initramfs = hardware.logs.join(format!("{guest}.initramfs"));
+        let initramfs = hardware.initramfs();
         std::fs::write(
             &initramfs,
             initramfs::build(hardware.kernel, &settings(hardware))?,

@@ -45,6 +45,8 @@ impl Library {
     /// Gives both guests this configuration; refused if the library would refuse it.
     pub fn install(pair: &Pair, configuration: &str) -> Result<()> {
         for guest in [&pair.server, &pair.client] {
+            // What ended processes of other scenarios counted is still there.
+            guest.sh("rm -rf /dev/shm/smcr-*")?;
             Self::install_in(guest, configuration)?;
         }
         Ok(())
@@ -65,6 +67,10 @@ impl Library {
         for guest in [&pair.server, &pair.client] {
             let tool = quote(&paths::option_tool().display().to_string());
             guest.sh(format!("{tool} attach"))?;
+            // Programs of several users write there, each of which may be the first.
+            guest.sh(format!(
+                "echo 0 >/proc/sys/fs/protected_regular; : >{LOG}; chmod 666 {LOG}"
+            ))?;
         }
         Self::install(pair, CONFIGURED)
     }
@@ -73,7 +79,10 @@ impl Library {
     /// that reads the line runs under it.
     pub fn line(line: &str) -> String {
         let library = quote(&paths::library().display().to_string());
-        format!("env LD_PRELOAD={library} SMCR_CONFIG={CONFIGURATION} SMCR_LOG=debug@{LOG} {line}")
+        format!(
+            "env LD_PRELOAD={library} SMCR_CONFIG={CONFIGURATION} SMCR_LOG=debug@{LOG} \
+             SMCR_STAT_KEEP=1 {line}"
+        )
     }
 
     /// From here on the log is about what follows.
@@ -112,17 +121,17 @@ impl Sight {
         })
     }
 
-    /// Takes in a later look; of processes that are gone the last one stays.
-    pub fn update(&mut self, later: Self) {
-        for (mine, later) in [
-            (&mut self.server, later.server),
-            (&mut self.client, later.client),
+    /// Without the processes that were seen before.
+    #[must_use]
+    pub fn without(mut self, before: &Self) -> Self {
+        for (now, before) in [
+            (&mut self.server, &before.server),
+            (&mut self.client, &before.client),
         ] {
-            for process in later.processes {
-                mine.processes.retain(|old| old.pid != process.pid);
-                mine.processes.push(process);
-            }
+            let is_new = |process: &Process| before.processes.iter().all(|p| p.pid != process.pid);
+            now.processes.retain(is_new);
         }
+        self
     }
 
     /// An error unless both ends had connections in this mode (`rdma`, `tcp`, `shm`), and none in
@@ -139,7 +148,7 @@ impl Sight {
 
     /// The modes that connections were seen in, for the report.
     pub fn modes(&self) -> String {
-        let seen = |mode: &&str| made(&self.server, mode) + made(&self.client, mode) > 0;
+        let seen = |mode: &&str| self.server.made(mode) + self.client.made(mode) > 0;
         let modes: Vec<&str> = MODES.into_iter().filter(seen).collect();
         modes.join(" and ")
     }
@@ -148,15 +157,10 @@ impl Sight {
 /// What can carry a connection.
 const MODES: [&str; 3] = ["rdma", "shm", "tcp"];
 
-fn made(snapshot: &Snapshot, mode: &str) -> u64 {
-    let processes = snapshot.processes.iter();
-    processes.map(|process| process.made(mode)).sum()
-}
-
 fn only(snapshot: &Snapshot, mode: &str) -> Result<()> {
     let others = MODES.into_iter().filter(|other| *other != mode);
-    let others: u64 = others.map(|other| made(snapshot, other)).sum();
-    let count = made(snapshot, mode);
+    let others: u64 = others.map(|other| snapshot.made(other)).sum();
+    let count = snapshot.made(mode);
     ensure!(
         count > 0 && others == 0,
         "{count} connections over {mode}, {others} over something else; {}",

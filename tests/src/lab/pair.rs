@@ -44,6 +44,10 @@ impl Pair {
         let (one, two) = (Emulator::start(first)?, Emulator::start(second)?);
         let server = Guest::boot(one, first).context("guest 1 (server) did not come up")?;
         let client = Guest::boot(two, second).context("guest 2 (client) did not come up")?;
+        for hardware in &hardware {
+            // They have been read.
+            let _ = std::fs::remove_file(hardware.initramfs());
+        }
         Ok(Self {
             server,
             client,

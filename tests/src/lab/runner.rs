@@ -165,16 +165,22 @@ fn message(panic: &Box<dyn std::any::Any + Send>) -> String {
     format!("panicked: {}", text.unwrap_or("(no message)"))
 }
 
-/// The scenarios of these names (all, if there are none), in the order in which to run them.
-pub fn select(names: &[String]) -> Result<Vec<Scenario>> {
+/// The scenarios of these names, in the order in which to run them; without names all but those on
+/// request. `full`: also those on request, and of each name those whose names begin with it.
+pub fn select(names: &[String], full: bool) -> Result<Vec<Scenario>> {
+    let is = |scenario: &Scenario, name: &String| {
+        scenario.name == name || full && scenario.name.starts_with(name)
+    };
     for name in names {
-        if !ALL.iter().any(|scenario| scenario.name == name) {
+        if !ALL.iter().any(|scenario| is(scenario, name)) {
             let known: Vec<&str> = ALL.iter().map(|scenario| scenario.name).collect();
             bail!("no scenario {name:?}; there are: {}", known.join(", "));
         }
     }
-    let wanted =
-        |scenario: &&Scenario| names.is_empty() || names.iter().any(|n| n == scenario.name);
+    let wanted = |scenario: &&Scenario| match names {
+        [] => full || !scenario.on_request,
+        names => names.iter().any(|name| is(scenario, name)),
+    };
     let mut scenarios: Vec<Scenario> = ALL.iter().filter(wanted).copied().collect();
     // A module stays once it is loaded, so those that want fewer come first.
     scenarios.sort_by_key(|scenario| (scenario.own_boot, scenario.modules.len()));

@@ -18,6 +18,22 @@ pub struct Snapshot {
     pub processes: Vec<Process>,
 }
 
+impl Snapshot {
+    /// How many connections all of them ever had in this mode.
+    pub fn made(&self, mode: &str) -> u64 {
+        self.processes
+            .iter()
+            .map(|process| process.made(mode))
+            .sum()
+    }
+
+    /// The sum of this counter over all of them.
+    pub fn counter(&self, name: &str) -> u64 {
+        let of = |process: &Process| process.counters.get(name).copied().unwrap_or(0);
+        self.processes.iter().map(of).sum()
+    }
+}
+
 /// One process under the library.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]

@@ -25,7 +25,11 @@ pub(crate) fn run(arguments: &[&str]) -> Result<bool> {
 }
 
 /// Builds what scenarios run: the library, smcr-stat and the programs of the tests.
+/// Does nothing where [`paths::PREBUILT`] is set.
 pub(crate) fn build_for_scenarios() -> Result<()> {
+    if std::env::var_os(paths::PREBUILT).is_some() {
+        return Ok(());
+    }
     let profile = paths::profile();
     let mut arguments = vec!["build", "--profile", &profile, "--lib", "--bins"];
     for package in paths::PACKAGES {

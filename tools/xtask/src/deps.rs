@@ -33,7 +33,7 @@ const NEEDED: [(&str, &str); 17] = [
 ];
 
 /// The same for the lab: the emulator, what guests are made of, and what runs in them.
-const LAB: [(&str, &str); 12] = [
+const LAB: [(&str, &str); 13] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("modprobe", "kmod"),
@@ -44,6 +44,7 @@ const LAB: [(&str, &str); 12] = [
     ("ib_write_lat", "perftest"),
     ("rstream", "rdmacm-utils"),
     ("tshark", "tshark"),
+    ("strace", "strace"),
     ("/usr/lib/postgresql/*/bin/postgres", "postgresql"),
     ("/usr/lib/postgresql/*/bin/pgbench", "postgresql"),
 ];

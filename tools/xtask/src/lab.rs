@@ -17,6 +17,8 @@ cargo xtask lab [OPTION...] shell [GUEST]   a shell in guest 1 of a new pair; wi
                                             a guest of the pair that runs
 
   --list          show the scenarios
+  --full          also those that take too long for every run; a SCENARIO means all whose names
+                  begin so: lab --full interop
   --keep DIR      keep logs and captures in DIR, not under target/lab/runs
   --profile NAME  test what cargo builds with this profile (release)
 ";
@@ -25,6 +27,7 @@ cargo xtask lab [OPTION...] shell [GUEST]   a shell in guest 1 of a new pair; wi
 struct Options {
     names: Vec<String>,
     list: bool,
+    full: bool,
     keep: Option<PathBuf>,
     profile: Option<String>,
 }
@@ -35,6 +38,7 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<bool> {
     while let Some(argument) = arguments.next()? {
         match argument {
             Long("list") => options.list = true,
+            Long("full") => options.full = true,
             Long("keep") => options.keep = Some(arguments.value()?.into()),
             Long("profile") => options.profile = Some(arguments.value()?.string()?),
             Long("help") | Short('h') => {
@@ -60,7 +64,7 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<bool> {
     {
         return enter(&options, rest);
     }
-    let scenarios = select(&options.names)?;
+    let scenarios = select(&options.names, options.full)?;
     let mut lab = Lab::new(prepare()?, options.keep)?;
     let mut rows = vec![["scenario", "time", "result"].map(String::from).to_vec()];
     let mut failed = 0;

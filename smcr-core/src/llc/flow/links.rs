@@ -118,9 +118,7 @@ impl Link {
         let [.., n0, n1, n2, n3, n4, n5, n6, n7] = data;
         let number = u64::from_be_bytes([n0, n1, n2, n3, n4, n5, n6, n7]);
         let newest = self.tests - u64::from(self.test.is_some());
-        let is_late = data == Test::data(number)
-            && number <= newest
-            && newest - number < self.late;
+        let is_late = data == Test::data(number) && number <= newest && newest - number < self.late;
         if is_late {
             // They come in order: those before it will not come any more.
             self.late = newest - number;

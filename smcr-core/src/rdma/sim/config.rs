@@ -19,6 +19,8 @@ pub struct SimConfig {
     /// How long a link repeats what is not answered before it fails as
     /// [`Unreachable`](crate::rdma::fabric::LinkError::Unreachable).
     pub retry_time: Duration,
+    /// How long until a link repeats a packet that was lost ([`Fault::Lose`](super::Fault::Lose)).
+    pub retransmit: Duration,
     /// How long after a receive was posted the sender tries again.
     pub rnr_delay: Duration,
     /// How long a receiver may be without receives before the sender's link fails. `None`: for
@@ -52,6 +54,7 @@ impl SimConfig {
             completion_delay: Duration::from_micros(5),
             packet_gap: Duration::from_nanos(100),
             retry_time: Duration::from_secs(1),
+            retransmit: Duration::from_millis(50),
             rnr_delay: Duration::from_micros(10),
             rnr_time: None,
             mtu: MtuCode::new(3).expect("1 to 5 are MTUs"),

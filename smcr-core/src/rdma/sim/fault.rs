@@ -35,6 +35,9 @@ pub enum Fault {
         /// What its completions say.
         error: LinkError,
     },
+    /// The oldest packet that the queue pair has on its way is lost, and everything behind it waits
+    /// until it is repeated. Other links go on.
+    Lose(LinkId),
     /// The port goes down: as if blocked in both directions with everybody.
     Down(PortId),
     /// The port comes back. Links that did not give up go on.
@@ -58,10 +61,11 @@ impl Fault {
         let from = *ports.get(random.index(ports.len()))?;
         let others: Vec<PortId> = ports.iter().copied().filter(|port| *port != from).collect();
         let to = *others.get(random.index(others.len()))?;
-        Some(match random.below(5) {
+        Some(match random.below(6) {
             0 => (Self::Block { from, to }, Some(Self::Unblock { from, to })),
             1 => (Self::Down(from), Some(Self::Up(from))),
             2 => (Self::Stall(from), Some(Self::Wake(from))),
+            3 => (Self::Lose(*links.get(random.index(links.len()))?), None),
             _ => {
                 let link = *links.get(random.index(links.len()))?;
                 let error = [LinkError::Unreachable, LinkError::Refused, LinkError::Local];
@@ -96,6 +100,7 @@ impl Net {
                     self.tell(port, PortEvent::LinkFailed(link));
                 }
             }
+            Fault::Lose(LinkId(qpn)) => self.lose(qpn),
             Fault::Down(PortId(port)) => {
                 if self.ports[port].is_up {
                     self.ports[port].is_up = false;

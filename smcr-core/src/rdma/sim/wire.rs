@@ -44,6 +44,20 @@ impl Net {
         self.config.latency.as_nanos() as u64 + self.random.below(jitter + 1)
     }
 
+    /// The oldest packet on the wire does not arrive, but is repeated.
+    pub(super) fn lose(&mut self, qpn: u32) {
+        let at = self.now + self.config.retransmit.as_nanos() as u64;
+        let Some(qp) = self.qps.get_mut(&qpn) else {
+            return;
+        };
+        let is_alive = matches!(qp.state, State::Rtr | State::Rts);
+        if is_alive && !qp.wire.is_stuck && !qp.wire.queue.is_empty() {
+            qp.wire.turn += 1;
+            let turn = qp.wire.turn;
+            self.schedule(at, Event::Arrive { qpn, turn });
+        }
+    }
+
     /// Puts a post's packets on the wire.
     pub(super) fn transmit(&mut self, qpn: u32, packets: Vec<Packet>) {
         let gap = self.config.packet_gap.as_nanos() as u64;

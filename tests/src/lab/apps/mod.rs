@@ -4,32 +4,47 @@
 //! The sizes are for emulated processors: TCP carries some 200 Mbit/s there.
 
 pub mod iperf3;
+pub mod load;
 pub mod nginx;
 pub mod perftest;
 pub mod postgresql;
 pub mod redis;
 pub mod rsockets;
+pub mod strace;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
+use super::counters::Traffic;
 use super::library::{Sight, Under};
 use super::pair::Pair;
 use super::{Cmd, Process};
 use crate::scenario::process::Finished;
-
-/// When smcr-stat is run while a client works: it takes time from emulated processors.
-const FIRST_LOOK: Duration = Duration::from_millis(500);
-const LATER_LOOKS: Duration = Duration::from_secs(2);
 
 /// What one run of a pair of programs found out.
 #[derive(Debug)]
 pub struct Ran {
     /// Named figures, for the report.
     pub figures: Vec<(String, String)>,
+    /// So many bytes at least went from one guest to the other.
+    pub bytes: u64,
     /// What `smcr-stat` showed in the guests, if the library was there.
     pub sight: Option<Sight>,
+}
+
+impl Ran {
+    /// An error unless all of it went over RDMA, since `before`. Notes the figures.
+    pub fn expect_rdma(self, pair: &mut Pair, before: &Traffic) -> Result<()> {
+        for (name, value) in &self.figures {
+            pair.note(name.as_str(), value.as_str());
+        }
+        let sight = self.sight.context("nothing was seen")?;
+        sight.expect_only("rdma")?;
+        let packets = before.expect_rdma(pair, &sight, self.bytes)?;
+        pair.note("packets", packets);
+        Ok(())
+    }
 }
 
 /// Runs a client against a server that is up already, looks at both, and stops the server.
@@ -40,21 +55,12 @@ fn drive(
     client: Cmd,
     deadline: Duration,
 ) -> Result<(Finished, Option<Sight>)> {
-    let end = Instant::now() + deadline;
-    let mut client = pair.client.spawn(client)?;
-    let mut sight = None;
-    if under == Under::Library {
-        // What a process counts goes when it goes, so it has to be seen while it runs.
-        let mut seen = Sight::default();
-        let mut pause = FIRST_LOOK;
-        while client.wait_a_while(pause)?.is_none() && Instant::now() < end {
-            seen.update(Sight::of(pair)?);
-            pause = LATER_LOOKS;
-        }
-        seen.update(Sight::of(pair)?);
-        sight = Some(seen);
-    }
-    let finished = client.wait(end.saturating_duration_since(Instant::now()))?;
+    let finished = pair.client.run(client, deadline)?;
+    // What a process counted is kept for some seconds.
+    let sight = match under {
+        Under::Tcp => None,
+        Under::Library => Some(Sight::of(pair)?),
+    };
     let served = server.stop()?;
     if !finished.status.success() {
         bail!("the client failed: {finished}\nthe server's side: {served}");

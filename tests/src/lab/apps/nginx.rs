@@ -61,6 +61,7 @@ pub fn run(pair: &Pair, under: Under, mebibytes: usize) -> Result<Ran> {
     let rate = (mebibytes << 20) as f64 / seconds;
     Ok(Ran {
         figures: vec![(format!("nginx, {mebibytes} MiB"), megabits(rate))],
+        bytes: (mebibytes << 20) as u64,
         sight,
     })
 }

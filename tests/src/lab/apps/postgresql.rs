@@ -55,6 +55,8 @@ pub fn run(pair: &Pair, under: Under, transactions: u32, clients: u32) -> Result
             ("pgbench".to_owned(), format!("{rate:.0} /s")),
             ("pgbench latency".to_owned(), format!("{latency:.2} ms")),
         ],
+        // A row's answer is longer.
+        bytes: u64::from(transactions) * u64::from(clients) * 32,
         sight,
     })
 }

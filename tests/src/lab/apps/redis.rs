@@ -9,8 +9,22 @@ use crate::lab::{Cmd, Pair, Under};
 
 const PORT: u16 = 6379;
 
+/// Bytes of each value.
+const VALUE: u32 = 64;
+
 /// So many SETs, then as many GETs, from so many clients. Figures: operations per second.
 pub fn run(pair: &Pair, under: Under, requests: u32, clients: u32) -> Result<Ran> {
+    pipelined(pair, under, requests, clients, 1)
+}
+
+/// The same with so many requests under way at a time for each client.
+pub fn pipelined(
+    pair: &Pair,
+    under: Under,
+    requests: u32,
+    clients: u32,
+    pipeline: u32,
+) -> Result<Ran> {
     let server = under.line(&format!(
         "redis-server --save '' --appendonly no --protected-mode no --bind {} --port {PORT}",
         pair.server.address()
@@ -18,7 +32,8 @@ pub fn run(pair: &Pair, under: Under, requests: u32, clients: u32) -> Result<Ran
     let mut server = pair.server.spawn(server)?;
     pair.server.wait_for_listener(PORT)?;
     let client = under.line(&format!(
-        "redis-benchmark -h {} -p {PORT} --csv -t set,get -n {requests} -c {clients} -d 64",
+        "redis-benchmark -h {} -p {PORT} --csv -t set,get -n {requests} -c {clients} \
+         -P {pipeline} -d {VALUE}",
         pair.server.address()
     ));
     let deadline = Duration::from_secs(120);
@@ -26,9 +41,17 @@ pub fn run(pair: &Pair, under: Under, requests: u32, clients: u32) -> Result<Ran
     let mut figures = Vec::new();
     for test in ["SET", "GET"] {
         let rate = rate(&finished.stdout, test)?;
-        figures.push((format!("redis {test}"), format!("{rate:.0} /s")));
+        let title = match pipeline {
+            1 => format!("redis {test}"),
+            _ => format!("redis {test}, -P {pipeline}"),
+        };
+        figures.push((title, format!("{rate:.0} /s")));
     }
-    Ok(Ran { figures, sight })
+    Ok(Ran {
+        figures,
+        bytes: 2 * u64::from(requests) * u64::from(VALUE),
+        sight,
+    })
 }
 
 fn rate(csv: &str, test: &str) -> Result<f64> {

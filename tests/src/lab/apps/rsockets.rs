@@ -1,6 +1,6 @@
 //! rsockets, librdmacm's sockets over RDMA: what smcr is compared with.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -8,6 +8,9 @@ use super::megabits;
 use crate::lab::Pair;
 
 const PORT: u16 = 7471;
+
+/// How long its server may take to listen.
+const START_DEADLINE: Duration = Duration::from_secs(10);
 
 /// `rstream`: half a round trip of 64 bytes, and the rate with messages of 64 KiB. Where it fails
 /// the report says so: that is a fact about the rival, not about us.
@@ -26,20 +29,27 @@ pub fn figures(pair: &Pair) -> Result<Vec<(String, String)>> {
 }
 
 /// Seconds for each transfer of so many bytes, which go to and fro; or how it fails.
-fn transfer(pair: &Pair, bytes: u32, count: u32) -> Result<Result<f64, String>> {
+pub fn transfer(pair: &Pair, bytes: u32, count: u32) -> Result<Result<f64, String>> {
     let line = format!("rstream -p {PORT} -S {bytes} -C {count} -I 1");
     let mut server = pair.server.spawn(line.as_str())?;
-    // It listens on RDMA, of which /proc knows nothing.
-    std::thread::sleep(Duration::from_secs(1));
     let client = format!("{line} -s {}", pair.server.address());
-    let mut client = pair.client.spawn(client)?;
-    let value = match client.wait(Duration::from_secs(30)) {
-        Ok(finished) if finished.status.success() => {
-            let seconds = parse(&finished.stdout);
-            Ok(seconds.with_context(|| format!("rstream says:\n{}", finished.stdout))?)
+    let begun = Instant::now();
+    let value = loop {
+        let mut client = pair.client.spawn(client.as_str())?;
+        match client.wait(Duration::from_secs(30)) {
+            Ok(finished) if finished.status.success() => {
+                let seconds = parse(&finished.stdout);
+                break Ok(seconds.with_context(|| format!("rstream says:\n{}", finished.stdout))?);
+            }
+            // It listens on RDMA, of which /proc knows nothing: we cannot see when it does.
+            Ok(finished)
+                if finished.stderr.contains("refused") && begun.elapsed() < START_DEADLINE =>
+            {
+                std::thread::sleep(Duration::from_millis(300));
+            }
+            Ok(finished) => break Err(format!("fails: {}", finished.stderr.trim())),
+            Err(_) => break Err("hangs".to_owned()),
         }
-        Ok(finished) => Err(format!("fails: {}", finished.stderr.trim())),
-        Err(_) => Err("hangs".to_owned()),
     };
     server.stop()?;
     Ok(value)

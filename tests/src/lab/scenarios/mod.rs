@@ -2,13 +2,22 @@
 
 mod apps_tcp;
 mod faults;
+mod interop;
 mod kernel_smc;
 mod library;
 mod pnet;
+mod rdma_capture;
+mod rdma_counts;
 mod rdma_iperf3;
+mod rdma_nginx;
+mod rdma_postgresql;
+mod rdma_redis;
+mod rdma_rivals;
 mod rdma_works;
 mod rivals;
+mod tcp_option;
 mod tcp_works;
+mod verbs;
 
 use anyhow::Result;
 
@@ -26,6 +35,8 @@ pub struct Scenario {
     pub modules: &'static [&'static str],
     /// It leaves the guests in a state in which others must not find them.
     pub own_boot: bool,
+    /// It is run only when it is asked for, by its name or with `--full`.
+    pub on_request: bool,
     /// So many bytes of each packet are captured.
     pub captured: u32,
     pub(super) run: fn(&mut Pair) -> Result<()>,
@@ -42,6 +53,7 @@ impl Scenario {
             about,
             modules: &[],
             own_boot: false,
+            on_request: false,
             captured: 65_535,
             run,
         }
@@ -58,6 +70,12 @@ impl Scenario {
     #[allow(dead_code)]
     const fn own_boot(mut self) -> Self {
         self.own_boot = true;
+        self
+    }
+
+    /// Takes too long for every run of the tests.
+    const fn on_request(mut self) -> Self {
+        self.on_request = true;
         self
     }
 
@@ -100,9 +118,63 @@ pub const ALL: &[Scenario] = &[
         "the PNET table: which RoCE port and GID, under VLANs and bonds too",
     ),
     Scenario::new(
+        "verbs",
+        verbs::run,
+        "the RDMA fabric alone: traffic, failures, latency and throughput",
+    )
+    .bulk(),
+    Scenario::new(
+        "tcp-option",
+        tcp_option::run,
+        "the TCP option: we and Linux's own SMC-R know each other",
+    )
+    .modules(&["smc", "smc_diag"]),
+    Scenario::new(
         "rdma-iperf3",
         rdma_iperf3::run,
-        "iperf3 under the library: over RDMA",
+        "iperf3 under the library: one stream, four, the other way, both ways",
+    )
+    .bulk(),
+    Scenario::new(
+        "rdma-redis",
+        rdma_redis::run,
+        "redis under the library, one request at a time and sixteen",
+    )
+    .bulk(),
+    Scenario::new(
+        "rdma-nginx",
+        rdma_nginx::run,
+        "nginx and curl under the library: a file by sendfile()",
+    )
+    .bulk(),
+    Scenario::new(
+        "rdma-nginx-1gib",
+        rdma_nginx::large,
+        "the same with a file of 1 GiB",
+    )
+    .bulk()
+    .on_request(),
+    Scenario::new(
+        "rdma-postgresql",
+        rdma_postgresql::run,
+        "PostgreSQL under the library, which accepts and then forks",
+    )
+    .bulk(),
+    Scenario::new(
+        "rdma-capture",
+        rdma_capture::run,
+        "a connection of the library on the wire, as tshark reads it",
+    ),
+    Scenario::new(
+        "rdma-counts",
+        rdma_counts::run,
+        "work requests, doorbells, CDC messages and system calls for so many bytes",
+    )
+    .bulk(),
+    Scenario::new(
+        "rdma-rivals",
+        rdma_rivals::run,
+        "the library beside TCP, rsockets and plain RDMA: round trip and rate",
     )
     .bulk(),
     Scenario::new(
@@ -147,4 +219,64 @@ pub const ALL: &[Scenario] = &[
         "Linux's own SMC-R between the guests, and its messages as tshark reads them",
     )
     .modules(kernel_peer::MODULES),
+    Scenario::new(
+        "verbs-down",
+        verbs::down,
+        "the interface under the RDMA fabric goes down, and its device is deleted",
+    )
+    .bulk()
+    .own_boot(),
+    Scenario::new(
+        "interop",
+        interop::quick,
+        "the library and Linux's own SMC-R as peers: the quick part",
+    )
+    .modules(kernel_peer::MODULES),
+    Scenario::new(
+        "interop-data",
+        interop::data,
+        "the same: bulk data, ping-pong, a reader that stops, urgent data",
+    )
+    .modules(kernel_peer::MODULES)
+    .bulk()
+    .on_request(),
+    Scenario::new(
+        "interop-close",
+        interop::close,
+        "the same: the ends of connections, in all orders",
+    )
+    .modules(kernel_peer::MODULES)
+    .on_request(),
+    Scenario::new(
+        "interop-group",
+        interop::group,
+        "the same: idle links, 300 connections",
+    )
+    .modules(kernel_peer::MODULES)
+    .on_request(),
+    Scenario::new("interop-kill", interop::kill, "the same: one end is killed")
+        .modules(kernel_peer::MODULES)
+        .on_request(),
+    Scenario::new(
+        "interop-device",
+        interop::device,
+        "the same: a RoCE device is removed",
+    )
+    .modules(kernel_peer::MODULES)
+    .own_boot()
+    .on_request(),
+    Scenario::new(
+        "interop-fallback",
+        interop::no_device,
+        "the same: no UEID in common, no RDMA device, release 0",
+    )
+    .modules(kernel_peer::MODULES)
+    .own_boot()
+    .on_request(),
+    Scenario::new(
+        "interop-no-smc",
+        interop::no_smc,
+        "the library and a kernel without the module smc",
+    )
+    .on_request(),
 ];

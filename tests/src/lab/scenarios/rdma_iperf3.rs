@@ -1,22 +1,23 @@
 //! iperf3 under the library at both ends.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::lab::apps::iperf3;
-use crate::lab::{Library, Pair, Under};
+use crate::lab::apps::iperf3::{Load, Way};
+use crate::lab::{Library, Pair, Traffic, Under};
 
-/// One stream; four; the other way round.
+/// One stream; four; the other way round; both ways.
 pub(super) fn run(pair: &mut Pair) -> Result<()> {
     Library::start(pair)?;
-    let ran = streams(pair);
-    Library::explain(pair, ran)
-}
-
-fn streams(pair: &mut Pair) -> Result<()> {
-    let under = Under::Library;
-    let ran = iperf3::run(pair, under, 2, 1)?;
-    for (name, value) in ran.figures {
-        pair.note(name, value);
+    for (streams, way) in [(1, Way::Up), (4, Way::Up), (1, Way::Down), (1, Way::Both)] {
+        let before = Traffic::read(pair)?;
+        let load = Load {
+            streams,
+            way,
+            ..Load::default()
+        };
+        let ran = load.run(pair, Under::Library);
+        let right = ran.and_then(|(ran, _)| ran.expect_rdma(pair, &before));
+        Library::explain(pair, right)?;
     }
-    ran.sight.context("nothing was seen")?.expect_only("rdma")
+    Ok(())
 }

@@ -66,7 +66,7 @@ fn lost(family: Family, way: Way) {
 fn option_dropped(family: Family) {
     let began = Instant::now();
     let (mut pair, path) = meet(family, on_option(Way::ToServer, |_, _| false));
-    assert!((1.0..6.0).contains(&began.elapsed().as_secs_f64()));
+    assert!((1.0..30.0).contains(&began.elapsed().as_secs_f64()));
     assert_eq!(pair.verdicts(), (Verdict::Plain, Verdict::Plain));
     assert_eq!(path.options(Way::ToServer), [true, true, false]);
     assert_eq!(path.options(Way::ToClient), [false]);

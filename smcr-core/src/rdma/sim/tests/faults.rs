@@ -322,3 +322,19 @@ fn nothing_hangs_under_random_faults() {
     }
     assert!((60..540).contains(&broken), "{broken} of 600");
 }
+
+#[test]
+fn a_lost_packet_holds_up_its_own_link_only() {
+    let mut pair = Pair::new(SimConfig::new(), 11);
+    let [mut c, mut d] = connected(&pair.ports);
+    pair.a.say(&message(1)).unwrap();
+    pair.a.say(&message(2)).unwrap();
+    c.say(&message(3)).unwrap();
+    pair.net.inject(Fault::Lose(pair.a.link_id()));
+    pair.net.advance_by(Duration::from_millis(49));
+    assert_eq!(d.take_messages(), [message(3)]);
+    assert_eq!(pair.b.take_messages(), Vec::<Vec<u8>>::new());
+    pair.net.advance_by(Duration::from_millis(2));
+    assert_eq!(pair.b.take_messages(), [message(1), message(2)]);
+    assert_eq!(pair.a.take_seen().len(), 2);
+}

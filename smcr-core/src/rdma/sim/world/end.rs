@@ -13,7 +13,7 @@ use crate::Reason;
 use crate::clc::{PeerId, Version};
 use crate::conn::{Home, Smc, bell};
 use crate::handshake::rdma::{Limits, Settled};
-use crate::rdma::fabric::{LinkAddress, Port};
+use crate::rdma::fabric::{Counts, LinkAddress, LinkId, Port};
 use crate::rdma::state::{News, Prepared, State};
 use crate::rdma::{GroupKey, PeerElement, Rdma};
 use crate::shm::Arena;
@@ -100,6 +100,10 @@ impl Endpoint {
         PeerId([self.side() as u8 + 1; 8])
     }
 
+    pub(super) fn counts(&self) -> Counts {
+        self.port.counts()
+    }
+
     /// Its link group works, as far as it knows.
     pub(super) fn is_alive(&self) -> bool {
         matches!(self.group, Phase::Ready(_))
@@ -112,6 +116,10 @@ impl Endpoint {
     /// The queue pair is still there.
     pub(super) fn is_ending(&self) -> bool {
         !self.port.links().is_empty()
+    }
+
+    pub(super) fn links(&self) -> Vec<LinkId> {
+        self.port.links()
     }
 
     pub(super) fn take_lost(&mut self) -> u32 {

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use super::{Fault, PortId, Random, SimConfig, SimNet, SimPort};
 use crate::clc::MtuCode;
+use crate::rdma::fabric::Counts;
 use crate::stat::Role;
 use end::{Endpoint, Opening};
 pub use ops::Op;
@@ -114,6 +115,11 @@ impl World {
         self.totals
     }
 
+    /// What one side's engine had its adapter do so far.
+    pub fn counts(&self, side: usize) -> Counts {
+        self.ends[side].counts()
+    }
+
     /// Does `op`, and lets a little time pass.
     pub fn act(&mut self, op: Op) {
         self.ops += 1;
@@ -134,6 +140,20 @@ impl World {
             Op::Settle => self.settle(),
         }
         self.steps(self.ops % 3 + 1);
+    }
+
+    /// Lets something certain break, or come back, now.
+    pub fn inject(&mut self, fault: Fault) {
+        self.disturbed = true;
+        self.net.inject(fault);
+        self.run(Duration::from_micros(1));
+    }
+
+    /// The engine of that side gets its packets through only later.
+    pub fn lose_packets(&mut self, side: usize) {
+        for link in self.ends[side].links() {
+            self.net.inject(Fault::Lose(link));
+        }
     }
 
     /// Ends all faults, and checks that everything arrives, or that both ends know why not.
@@ -278,7 +298,8 @@ impl World {
                 break;
             };
             programs.push(program);
-            self.steps(self.random.clone().below(4));
+            let pause = self.random.below(4);
+            self.steps(pause);
         }
         let whole = programs.len() == 2;
         let mut programs = programs.into_iter();
@@ -394,10 +415,15 @@ impl World {
         }
     }
 
-    /// So many events.
+    /// So many events. Mostly they are near: a jump to one that is far away (the end of a fault, a
+    /// link that gives up) leaves nothing of what happens meanwhile to chance. Never as far as the
+    /// close timers: a program that reads nothing for a minute may find its closed peer gone.
     fn steps(&mut self, count: u64) {
+        let far = self.random.once_in(64);
+        let time = Duration::from_millis(if far { 3000 } else { 1 });
+        let end = Some(self.net.now() + time);
         for _ in 0..count {
-            if !self.step(None) {
+            if !self.step(end) {
                 return;
             }
         }
@@ -414,8 +440,7 @@ impl World {
     fn step(&mut self, end: Option<std::time::Instant>) -> bool {
         let timers = self.ends.iter().filter_map(Endpoint::next_timeout).min();
         let event = self.net.next_event();
-        // Time goes on by itself only as far as it is asked to.
-        let next = match (event, timers.filter(|_| end.is_some())) {
+        let next = match (event, timers) {
             (Some(event), Some(timer)) => event.min(timer),
             (Some(next), None) | (None, Some(next)) => next,
             (None, None) => return false,

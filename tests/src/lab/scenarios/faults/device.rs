@@ -51,7 +51,11 @@ fn absent(pair: &mut Pair, at_server: bool) -> Result<()> {
         (client, server)
     };
     ensure!(here == "no-rdma-device", "{here}");
-    let declined = if at_server { "peer-declined" } else { "peer-no-smc" };
+    let declined = if at_server {
+        "peer-declined"
+    } else {
+        "peer-no-smc"
+    };
     ensure!(there == declined, "{there}");
     next_works(pair)
 }
@@ -83,7 +87,8 @@ fn removed(pair: &mut Pair, at_server: bool) -> Result<()> {
     gone_within(here, HERE + Duration::from_secs(2), "at the device")?;
     gone_within(there, THERE + Duration::from_secs(2), "at the other end")?;
     both.connect_again(pair).context("with the device back")?;
-    both.expect_mode(pair, "rdma").context("with the device back")?;
+    both.expect_mode(pair, "rdma")
+        .context("with the device back")?;
     next_works(pair)
 }
 

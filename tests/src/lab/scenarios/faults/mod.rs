@@ -122,14 +122,13 @@ fn gone_within(answer: &Answer, deadline: Duration, what: &str) -> Result<()> {
 
 /// New programs connect, over RDMA.
 fn next_works(pair: &Pair) -> Result<()> {
-    Both::over_rdma(pair).context("the next connection").map(drop)
+    Both::over_rdma(pair)
+        .context("the next connection")
+        .map(drop)
 }
 
 /// Runs cases under the library, and says which one failed.
-fn run_cases(
-    pair: &mut Pair,
-    cases: &[(&str, fn(&mut Pair) -> Result<()>)],
-) -> Result<()> {
+fn run_cases(pair: &mut Pair, cases: &[(&str, fn(&mut Pair) -> Result<()>)]) -> Result<()> {
     Library::start(pair)?;
     let only = std::env::var("SMCR_LAB_CASE").unwrap_or_default();
     let mut failed = Vec::new();

@@ -22,8 +22,12 @@ pub(in super::super) fn run(pair: &mut Pair) -> Result<()> {
     run_cases(
         pair,
         &[
-            ("cable out for 1 s at the server", |pair| short_cut(pair, true)),
-            ("cable out for 1 s at the client", |pair| short_cut(pair, false)),
+            ("cable out for 1 s at the server", |pair| {
+                short_cut(pair, true)
+            }),
+            ("cable out for 1 s at the client", |pair| {
+                short_cut(pair, false)
+            }),
             ("cable out at the server", |pair| long_cut(pair, true)),
             ("cable out at the client", |pair| long_cut(pair, false)),
             ("guest paused for 1 s", paused_shortly),
@@ -102,7 +106,10 @@ fn paused_idle(pair: &mut Pair) -> Result<()> {
     std::thread::sleep(Duration::from_secs(20));
     pair.server.resume()?;
     let client = answered.context("the peer of the paused guest")?;
-    let server = both.server.answer(server, LONG).context("in the paused guest")?;
+    let server = both
+        .server
+        .answer(server, LONG)
+        .context("in the paused guest")?;
     note_both(pair, "a long pause, idle", &server, &client);
     gone_within(&client, READING, "recv() at the peer")?;
     gone_within(&server, READING, "recv() in the paused guest")?;

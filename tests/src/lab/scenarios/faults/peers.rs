@@ -24,7 +24,9 @@ pub(in super::super) fn run(pair: &mut Pair) -> Result<()> {
             ("killed while the other sends", killed_receiving),
             ("stopped for 1 s", stopped_shortly),
             ("stopped for 40 s, idle", |pair| stopped(pair, false)),
-            ("stopped for 40 s while the other sends", |pair| stopped(pair, true)),
+            ("stopped for 40 s while the other sends", |pair| {
+                stopped(pair, true)
+            }),
         ],
     )
 }
@@ -53,7 +55,10 @@ fn killed_sending(pair: &mut Pair) -> Result<()> {
     let mut received = both.client.answer(receive, PROMPT)?;
     received.seconds = began.elapsed().as_secs_f64();
     pair.note("killed while it sends", format!("recv(): {received}"));
-    ensure!(received.is_one_of(&["END", "ECONNRESET"]), "recv: {received}");
+    ensure!(
+        received.is_one_of(&["END", "ECONNRESET"]),
+        "recv: {received}"
+    );
     ensure!(received.seconds <= KILLED.as_secs_f64(), "{received}");
     next_works(pair)
 }
@@ -103,7 +108,10 @@ fn stopped(pair: &mut Pair, sending: bool) -> Result<()> {
     };
     both.server.process().kill(libc::SIGCONT)?;
     let sent = both.client.answer(wait, LONG).context("the sender")?;
-    let received = both.server.answer(receive, LONG).context("the stopped one")?;
+    let received = both
+        .server
+        .answer(receive, LONG)
+        .context("the stopped one")?;
     super::note_both(pair, "stopped", &received, &sent);
     ensure!(sent.is_one_of(&["sent"]), "send: {sent}");
     ensure!(received.is_one_of(&["received"]), "recv: {received}");

@@ -14,8 +14,12 @@ pub(in super::super) fn run(pair: &mut Pair) -> Result<()> {
         &[
             ("the process ends behind its bytes", last_bytes),
             ("a child for each connection", |pair| served(pair, "fork")),
-            ("workers that share a listener", |pair| served(pair, "prefork")),
-            ("a program that becomes another one", |pair| served(pair, "exec")),
+            ("workers that share a listener", |pair| {
+                served(pair, "prefork")
+            }),
+            ("a program that becomes another one", |pair| {
+                served(pair, "exec")
+            }),
             ("a child killed while it works", child_killed),
         ],
     )

@@ -38,7 +38,11 @@ fn server_only(pair: &mut Pair) -> Result<()> {
 /// A table that gives `eth0` a PNETID that no RoCE port has.
 fn without_port(pair: &Pair, at_server: bool) -> Result<()> {
     const TABLE: &str = "/tmp/faults-pnet.conf";
-    let guest = if at_server { &pair.server } else { &pair.client };
+    let guest = if at_server {
+        &pair.server
+    } else {
+        &pair.client
+    };
     guest.write_file(TABLE, "NOPORT eth0\n")?;
     guest.sh(format!("chmod 644 {TABLE}"))?;
     Library::install_in(guest, &format!("{CONFIGURED}pnet_table = {TABLE}\n"))

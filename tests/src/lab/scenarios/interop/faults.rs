@@ -1,0 +1,110 @@
+//! Ends that are killed, and RDMA devices that are taken away.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::lab::interop::{Bench, Caller, Case};
+use crate::lab::{Guest, Pair};
+
+/// A connection that would stay.
+const HELD: Case = Case::new("held", "both:1000,say:open,gone", "both:1000,say:open,gone");
+
+/// How long the survivor may take to find out.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One end is killed; the other one finds the end of the connection.
+pub(in super::super) fn kill(pair: &mut Pair) -> Result<()> {
+    let mut bench = Bench::new(pair)?;
+    for caller in Caller::BOTH {
+        bench.cell("the library's end is killed", caller, |bench| {
+            let mut running = open(bench, caller)?;
+            running.library.kill(libc::SIGKILL)?;
+            let begun = std::time::Instant::now();
+            let finished = running.kernel.wait(PATIENCE)?.success()?;
+            let time = begun.elapsed().as_secs_f64();
+            Ok(format!(
+                "kernel: {} after {time:.1} s",
+                found(&finished.stdout)?
+            ))
+        });
+        bench.cell("the kernel's end is killed", caller, |bench| {
+            let mut running = open(bench, caller)?;
+            running.kernel.kill(libc::SIGKILL)?;
+            let begun = std::time::Instant::now();
+            let finished = running.library.wait(PATIENCE)?.success()?;
+            let time = begun.elapsed().as_secs_f64();
+            Ok(format!(
+                "library: {} after {time:.1} s",
+                found(&finished.stdout)?
+            ))
+        });
+    }
+    bench.finish()
+}
+
+/// A RoCE device goes away under a connection; both ends find its end, and work again when it is
+/// back.
+pub(in super::super) fn device(pair: &mut Pair) -> Result<()> {
+    let mut bench = Bench::new(pair)?;
+    for caller in Caller::BOTH {
+        for (name, at_kernel) in [
+            ("RoCE device removed at the library", false),
+            ("RoCE device removed at the kernel", true),
+        ] {
+            bench.cell(name, caller, |bench| {
+                let mut running = open(bench, caller)?;
+                let guest = if at_kernel {
+                    &bench.pair.server
+                } else {
+                    &bench.pair.client
+                };
+                remove(guest)?;
+                let begun = std::time::Instant::now();
+                let library = running.library.wait(PATIENCE);
+                let library_time = begun.elapsed().as_secs_f64();
+                let kernel = running.kernel.wait(PATIENCE);
+                let kernel_time = begun.elapsed().as_secs_f64();
+                bring_back(guest)?;
+                let library = library.context("library")?.success()?;
+                let kernel = kernel.context("kernel")?.success()?;
+                Ok(format!(
+                    "library: {} after {library_time:.1} s; kernel: {} after at most {kernel_time:.1} s",
+                    found(&library.stdout)?,
+                    found(&kernel.stdout)?
+                ))
+            });
+        }
+    }
+    bench.finish()
+}
+
+fn open(bench: &mut Bench<'_>, caller: Caller) -> Result<crate::lab::interop::Running> {
+    let mut running = bench.start(caller, &HELD)?;
+    let soon = Duration::from_secs(20);
+    running.library.wait_for("open", soon).context("library")?;
+    running.kernel.wait_for("open", soon).context("kernel")?;
+    let process = bench.process(&running.library.stdout())?;
+    ensure!(
+        process.made("rdma") == 1,
+        "not over RDMA: {:?}",
+        process.fallbacks
+    );
+    Ok(running)
+}
+
+pub(super) fn remove(guest: &Guest) -> Result<()> {
+    guest.sh("rdma link delete rxe0").map(drop)
+}
+
+pub(super) fn bring_back(guest: &Guest) -> Result<()> {
+    let line = "rdma link add rxe0 type rxe netdev eth0; \
+                for _ in $(seq 100); do \
+                rdma link show rxe0/1 | grep -q ACTIVE && exit 0; sleep 0.1; done; exit 1";
+    guest.sh(line).map(drop)
+}
+
+fn found(stdout: &str) -> Result<&str> {
+    let found = stdout.lines().find_map(|line| line.strip_prefix("found: "));
+    found.context("nothing was found")
+}

@@ -1,0 +1,88 @@
+//! Linux's own SMC-R as the library's peer. `rfc7609-notes/interop.md` has the matrix.
+
+mod cases;
+mod fallback;
+mod faults;
+
+use anyhow::{Result, ensure};
+
+use crate::lab::interop::{Bench, Caller, Case};
+use crate::lab::{Decoded, Pair, kernel_peer};
+
+pub(super) use fallback::{no_device, no_smc};
+pub(super) use faults::{device, kill};
+
+/// The quick part: first and later contacts, data, close, in both roles.
+pub(super) fn quick(pair: &mut Pair) -> Result<()> {
+    run(pair, cases::QUICK)?;
+    let shown = Decoded::smc(&pair.capture("client"))?;
+    shown.expect_in_order(&kernel_peer::FIRST_CONTACT)?;
+    shown.expect_none("Decline")?;
+    shown.expect_none("Malformed")
+}
+
+/// Data in all ways.
+pub(super) fn data(pair: &mut Pair) -> Result<()> {
+    run(pair, cases::DATA)
+}
+
+/// The ends of connections in all orders.
+pub(super) fn close(pair: &mut Pair) -> Result<()> {
+    run(pair, cases::CLOSE)
+}
+
+/// Idle links, and many connections.
+pub(super) fn group(pair: &mut Pair) -> Result<()> {
+    let mut bench = Bench::new(pair)?;
+    bench
+        .pair
+        .server
+        .sh("sysctl -w net.smc.smcr_testlink_time=5")?;
+    for caller in Caller::BOTH {
+        bench.case(caller, &cases::IDLE, |bench, _| {
+            let shown = Decoded::smc(&bench.pair.capture("client"))?;
+            let asked = shown.count("TEST LINK request");
+            let answered = shown.count("TEST LINK response");
+            ensure!(
+                asked >= 2 && answered >= 2,
+                "{asked} TEST LINK, {answered} answers"
+            );
+            Ok(format!("; {asked} TEST LINK, {answered} answers"))
+        });
+    }
+    bench
+        .pair
+        .server
+        .sh("sysctl -w net.smc.smcr_testlink_time=30")?;
+    for caller in Caller::BOTH {
+        bench.case(caller, &cases::MANY, |_, seen| {
+            let groups = groups(seen);
+            ensure!(groups > 1, "all in {groups} group");
+            Ok(format!("; {groups} groups"))
+        });
+    }
+    bench.finish()
+}
+
+fn run(pair: &mut Pair, cases: &[Case]) -> Result<()> {
+    let mut bench = Bench::new(pair)?;
+    for case in cases {
+        for caller in Caller::BOTH {
+            bench.case(caller, case, |_, seen| {
+                let groups = groups(seen);
+                ensure!(groups == 1, "{groups} groups");
+                Ok(String::new())
+            });
+        }
+    }
+    bench.finish()
+}
+
+/// How many link groups the library's process had.
+fn groups(seen: &crate::lab::interop::Seen) -> u64 {
+    seen.library
+        .counters
+        .get("link-groups")
+        .copied()
+        .unwrap_or(0)
+}
