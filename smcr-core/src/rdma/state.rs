@@ -614,7 +614,8 @@ impl State {
     fn publish(&mut self) {
         let mut now = Counts::default();
         for open in &self.ports {
-            let counts = open.port.counts();
+            let Some(port) = &open.port else { continue };
+            let counts = port.counts();
             now.writes += counts.writes;
             now.sends += counts.sends;
             now.doorbells += counts.doorbells;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::cdc::EyeCatcher;
+use crate::llc::TestLink;
 use Role::{Client, Server};
 
 const CONFIRMED: Event = Event::LinkConfirmed {

@@ -65,8 +65,11 @@ impl Both {
     /// Some bytes go both ways.
     fn exchange(&mut self) -> Result<()> {
         const BYTES: usize = 10_000;
-        let Self { server, client } = self;
-        for (from, to) in [(&mut *client, &mut *server), (server, client)] {
+        for to_server in [true, false] {
+            let (from, to) = match to_server {
+                true => (&mut self.client, &mut self.server),
+                false => (&mut self.server, &mut self.client),
+            };
             let receive = to.tell(&format!("recv {BYTES}"))?;
             let sent = from.ask(&format!("send {BYTES}"))?;
             ensure!(sent.is_one_of(&["sent"]), "send: {sent}");

@@ -70,10 +70,10 @@ fn long_cut(pair: &mut Pair, at_server: bool) -> Result<()> {
         sent.seconds = began.elapsed().as_secs_f64();
         let mut received = both.server.answer(receive, LONG)?;
         received.seconds = began.elapsed().as_secs_f64();
-        Ok((received, sent))
+        anyhow::Ok((received, sent))
     })();
     guests(pair, at_server).set_link(true)?;
-    let (received, sent): (_, crate::lab::Answer) = ended?;
+    let (received, sent) = ended?;
     note_both(pair, "a long cut", &received, &sent);
     gone_within(&sent, WRITING, "send()")?;
     gone_within(&received, READING, "recv()")?;
