@@ -273,6 +273,12 @@ impl State {
         end: OwnedFd,
         now: Instant,
     ) -> Result<Arc<Shared>, Reason> {
+        let group = self.groups.get(&prepared.group);
+        if !group.is_some_and(|group| group.is_starting() || group.is_ready()) {
+            // One that ended meanwhile would never tell the connection so.
+            self.give_back(&prepared);
+            return Err(Reason::LinkLost);
+        }
         let id = self.place();
         let shared = Shared::new(id);
         let Prepared {

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::errno::{self, check};
 use super::library::Library;
 use super::owner::{self, Owner};
+use super::states::Patience;
 use super::{OpenError, sysfs};
 use crate::clc::{Mac, MtuCode};
 use crate::fds;
@@ -31,6 +32,7 @@ pub(super) struct Adapter {
     pub(super) max_cqe: usize,
     /// A file of the kernel's that can be read as long as the device is not removed.
     witness: Option<OwnedFd>,
+    pub(super) patience: Patience,
     pub(super) owner: Owner,
 }
 
@@ -62,6 +64,7 @@ impl Adapter {
             cq: ptr::null_mut(),
             max_cqe: FIRST_CQE,
             witness: None,
+            patience: Patience::with(0),
             owner: Owner::this_process(),
         };
         let result = adapter.set_up();
@@ -79,7 +82,9 @@ impl Adapter {
             raise(&mut (*self.context).async_fd);
         }
         owner::prepare(self.event_fd());
-        self.max_cqe = self.max_completions()?;
+        let device = self.query_device()?;
+        self.max_cqe = usize::try_from(device.max_cqe).unwrap_or(0);
+        self.patience = Patience::with(device.vendor_id);
         // SAFETY: a context's device lives as long as it, and its name ends with 0.
         let name = unsafe { CStr::from_ptr((*(*self.context).device).dev_name.as_ptr()) };
         self.witness = sysfs::witness(name).map(fds::raise);
@@ -101,14 +106,13 @@ impl Adapter {
         Ok(())
     }
 
-    fn max_completions(&self) -> Result<usize, OpenError> {
+    fn query_device(&self) -> Result<ibv_device_attr, OpenError> {
         let mut attributes = MaybeUninit::<ibv_device_attr>::zeroed();
         // SAFETY: the context is open, and the structure is the library's to fill.
         check(unsafe { (self.library.query_device)(self.context, attributes.as_mut_ptr()) })
             .map_err(|errno| OpenError::of("ibv_query_device", errno))?;
         // SAFETY: filled, and all zero is valid.
-        let attributes = unsafe { attributes.assume_init() };
-        Ok(usize::try_from(attributes.max_cqe).unwrap_or(0))
+        Ok(unsafe { attributes.assume_init() })
     }
 
     /// The port's attributes, those of them that every version of libibverbs fills.

@@ -257,8 +257,10 @@ impl Link for VerbsLink {
             State::ReadyToSend => return Ok(()),
         }
         let _errno = KeepErrno::new();
+        let adapter = self.port.adapter();
+        let (psn, patience) = (self.address.psn, adapter.patience);
         // SAFETY: alive.
-        unsafe { states::ready_to_send(self.port.adapter().library, self.qp, self.address.psn)? };
+        unsafe { states::ready_to_send(adapter.library, self.qp, psn, patience)? };
         self.state = State::ReadyToSend;
         Ok(())
     }

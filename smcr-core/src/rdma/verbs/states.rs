@@ -1,4 +1,4 @@
-//! A queue pair's way from RESET to RTS, with the values of Linux' own SMC-R where nothing is said.
+//! A queue pair's way from RESET to RTS, with the values of Linux' own SMC-R where nothing else is said.
 
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
@@ -11,14 +11,43 @@ use super::library::Library;
 use crate::clc::{MtuCode, Psn};
 use crate::rdma::fabric::LinkAddress;
 
-/// Local ACK time-out: 4.096 us << 16, 268 ms. With [`RETRIES`] a silent peer is given up after about
-/// two seconds; adapters may take up to four times as long (InfiniBand specification §9.7.6.1.3).
-/// Linux' own SMC-R says 15, which would not survive a cable that is out for a second.
-const TIMEOUT: u8 = 16;
+/// When a silent peer is given up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// Local ACK time-out: 4.096 us << this. Adapters may take up to four times as long
+    /// (InfiniBand specification §9.7.6.1.3).
+    timeout: u8,
+    /// How often an unanswered packet is sent again.
+    retries: u8,
+}
 
-/// How often an unanswered packet is sent again. Linux' own SMC-R says 7, the most there is; but rxe
-/// takes 7 for "for ever", as it is for [`RNR_RETRIES`], and would never notice a dead peer.
-const RETRIES: u8 = 6;
+impl Patience {
+    /// As Linux' own SMC-R: eight times 134 ms.
+    const ADAPTER: Self = Self {
+        timeout: 15,
+        retries: 7,
+    };
+
+    /// rxe answers when the peer's processor has time for it: seven times 537 ms. Not 7 retries,
+    /// which rxe takes for "for ever", as it is for [`RNR_RETRIES`]. And not a shorter time-out:
+    /// when rxe sends again what was about to be answered, it may confuse its packet numbers, and
+    /// the peer refuses them.
+    const SOFTWARE: Self = Self {
+        timeout: 17,
+        retries: 6,
+    };
+
+    /// For a device of this vendor.
+    pub(super) fn with(vendor: u32) -> Self {
+        /// What rxe says.
+        const NO_VENDOR: u32 = 0x00ff_ffff;
+        if vendor == NO_VENDOR {
+            Self::SOFTWARE
+        } else {
+            Self::ADAPTER
+        }
+    }
+}
 
 /// For ever: a peer whose receive buffers are used up is slow, not gone.
 const RNR_RETRIES: u8 = 7;
@@ -112,11 +141,12 @@ pub(super) unsafe fn ready_to_send(
     library: &Library,
     qp: NonNull<ibv_qp>,
     psn: Psn,
+    patience: Patience,
 ) -> Result<(), Errno> {
     let mut attributes = attributes(ibv_qp_state::IBV_QPS_RTS);
     attributes.sq_psn = psn.get();
-    attributes.timeout = TIMEOUT;
-    attributes.retry_cnt = RETRIES;
+    attributes.timeout = patience.timeout;
+    attributes.retry_cnt = patience.retries;
     attributes.rnr_retry = RNR_RETRIES;
     attributes.max_rd_atomic = 1;
     let mask = ibv_qp_attr_mask::IBV_QP_TIMEOUT

@@ -291,7 +291,8 @@ impl World {
         }
         let peers = [1, 0].map(|side: usize| openings[side].element());
         let mut programs = Vec::new();
-        for (side, opening) in openings.into_iter().enumerate() {
+        let mut openings = openings.into_iter();
+        for (side, opening) in openings.by_ref().enumerate() {
             // The client may begin before the server has seen its Confirm.
             let now = self.net.now();
             let Some(program) = self.ends[side].establish(opening, peers[side], now) else {
@@ -301,6 +302,7 @@ impl World {
             let pause = self.random.below(4);
             self.steps(pause);
         }
+        self.give_back(openings.collect());
         let whole = programs.len() == 2;
         let mut programs = programs.into_iter();
         let connection = Connection::new(

@@ -45,6 +45,7 @@ fn absent(pair: &mut Pair, at_server: bool) -> Result<()> {
     guests(pair, at_server).sh(ADD)?;
     let [server, client] = reasons?;
     pair.note("reasons", format!("server: {server}; client: {client}"));
+    // A client that has none does not ask.
     let (here, there) = if at_server {
         (server, client)
     } else {

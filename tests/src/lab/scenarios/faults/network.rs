@@ -15,7 +15,7 @@ const LONG: Duration = Duration::from_secs(90);
 
 /// A link that is written to is given up after this; at the other end, TEST LINK finds it 32 s
 /// after the last sign of life.
-const WRITING: Duration = Duration::from_secs(4);
+const WRITING: Duration = Duration::from_secs(6);
 const READING: Duration = Duration::from_secs(36);
 
 pub(in super::super) fn run(pair: &mut Pair) -> Result<()> {

@@ -10,7 +10,7 @@ use crate::lab::actor::PROMPT;
 
 /// A peer that is gone is noticed within this: the TCP connection says so, and the link does not
 /// answer any more.
-const KILLED: Duration = Duration::from_secs(4);
+const KILLED: Duration = Duration::from_secs(6);
 
 const BYTES: usize = 40 << 20;
 const LONG: Duration = Duration::from_secs(90);

@@ -110,7 +110,7 @@ fn child_killed(pair: &mut Pair) -> Result<()> {
     pair.note("the killed child's peer", ended.to_string());
     let words: Vec<&str> = [&["END"], GONE].concat();
     ensure!(ended.is_one_of(&words), "{ended}");
-    ensure!(ended.seconds < 4.0, "{ended}");
+    ensure!(ended.seconds < 6.0, "{ended}");
     let echoed = clients[1].ask("echoed 100000")?;
     ensure!(echoed.text == "echoed 101000", "{echoed}");
     let mut client = Actor::start(&pair.client, Under::Library)?;

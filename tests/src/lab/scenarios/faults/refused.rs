@@ -43,7 +43,7 @@ fn without_port(pair: &Pair, at_server: bool) -> Result<()> {
     } else {
         &pair.client
     };
-    guest.write_file(TABLE, "NOPORT eth0\n")?;
+    guest.write_file(TABLE, "NOPORT netdev eth0\n")?;
     guest.sh(format!("chmod 644 {TABLE}"))?;
     Library::install_in(guest, &format!("{CONFIGURED}pnet_table = {TABLE}\n"))
 }
