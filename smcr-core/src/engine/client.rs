@@ -118,14 +118,11 @@ impl Engine {
     ) -> Result<ConnectPlan, Reason> {
         self.allow(peer.port(), peer.ip())?;
         if !names::is_present(peer.port()) {
-            return if self.ask_for_rdma(fd, peer) {
-                Ok(ConnectPlan {
-                    peer,
-                    how: How::Rdma,
-                })
-            } else {
-                Err(Reason::PeerNoSmc)
-            };
+            self.ask_for_rdma(fd, peer)?;
+            return Ok(ConnectPlan {
+                peer,
+                how: How::Rdma,
+            });
         }
         let ipv6 = peer.is_ipv6();
         if !syn::set_hint(fd, ipv6) {

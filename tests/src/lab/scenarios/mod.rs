@@ -1,6 +1,7 @@
 //! What is tried in the lab: one function and one line of the table each.
 
 mod apps_tcp;
+mod faults;
 mod interop;
 mod kernel_smc;
 mod library;
@@ -181,6 +182,36 @@ pub const ALL: &[Scenario] = &[
         "library",
         library::run,
         "programs under the library: in one guest, and between the two",
+    )
+    .bulk(),
+    Scenario::new(
+        "faults-refused",
+        faults::refused::run,
+        "what keeps connections on TCP: why, at both ends",
+    )
+    .bulk(),
+    Scenario::new(
+        "faults-device",
+        faults::device::run,
+        "the RoCE device is removed, and comes back",
+    )
+    .bulk(),
+    Scenario::new(
+        "faults-network",
+        faults::network::run,
+        "cables out, guests that stand still",
+    )
+    .bulk(),
+    Scenario::new(
+        "faults-peers",
+        faults::peers::run,
+        "peers killed and stopped",
+    )
+    .bulk(),
+    Scenario::new(
+        "faults-processes",
+        faults::processes::run,
+        "processes that end with bytes on their way, fork, exec",
     )
     .bulk(),
     Scenario::new(

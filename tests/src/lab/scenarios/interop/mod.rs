@@ -4,6 +4,8 @@ mod cases;
 mod fallback;
 mod faults;
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 
 use crate::lab::interop::{Bench, Caller, Case};
@@ -23,7 +25,16 @@ pub(super) fn quick(pair: &mut Pair) -> Result<()> {
 
 /// Data in all ways.
 pub(super) fn data(pair: &mut Pair) -> Result<()> {
-    run(pair, cases::DATA)
+    let mut bench = Bench::new(pair)?;
+    each(&mut bench, cases::DATA);
+    let [by_caller, by_listener] = &cases::URGENT_LAST;
+    bench.case(Caller::Kernel, by_caller, |_, _| Ok(String::new()));
+    bench.case(Caller::Library, by_listener, |_, _| Ok(String::new()));
+    let linux = bench.both_kernels(by_caller, Duration::from_secs(20));
+    bench
+        .pair
+        .note("urgent byte alone, Linux at both ends", linux?);
+    bench.finish()
 }
 
 /// The ends of connections in all orders.
@@ -66,6 +77,11 @@ pub(super) fn group(pair: &mut Pair) -> Result<()> {
 
 fn run(pair: &mut Pair, cases: &[Case]) -> Result<()> {
     let mut bench = Bench::new(pair)?;
+    each(&mut bench, cases);
+    bench.finish()
+}
+
+fn each(bench: &mut Bench<'_>, cases: &[Case]) {
     for case in cases {
         for caller in Caller::BOTH {
             bench.case(caller, case, |_, seen| {
@@ -75,7 +91,6 @@ fn run(pair: &mut Pair, cases: &[Case]) -> Result<()> {
             });
         }
     }
-    bench.finish()
 }
 
 /// How many link groups the library's process had.
