@@ -363,10 +363,12 @@ impl Connection {
 
     /// How far the peer may take the program to have read. An urgent byte that is next counts: it
     /// is remembered, and the peer writes nothing more until it has heard that (RFC 7609 §4.7.5,
-    /// §4.7.6), while a program that stands before it may wait for more to come.
+    /// §4.7.6), while a program that stands before it may wait for more to come. Not in line: there
+    /// it is read like any other, and its place must not be written to before.
     fn confirmed(&self) -> u64 {
         let consumed = self.consumed();
-        let is_next = self.urgent_in == consumed + 1;
+        let inline = self.app.oob_inline.load(Ordering::Relaxed) != 0;
+        let is_next = !inline && self.urgent_in == consumed + 1;
         let told = self.shared.announced.load(Ordering::Relaxed);
         (consumed + u64::from(is_next)).max(told)
     }
