@@ -13,7 +13,7 @@ static OPENING: Mutex<()> = Mutex::new(());
 /// right after the fork. What does not fit is closed by exec only.
 static DESCRIPTORS: [AtomicI32; 96] = [const { AtomicI32::new(-1) }; 96];
 
-/// No device is being opened or closed while it lives.
+/// No device is being opened or closed while it lives. To be forgotten in the child of a fork.
 pub type Rest = MutexGuard<'static, ()>;
 
 /// To be called before a fork, and held until after it, in both processes.
@@ -25,6 +25,11 @@ pub fn before_fork() -> Rest {
 /// child's copies of the parent's. With them open, the parent's queue pairs would outlive it, and
 /// its peers would not learn of its death.
 pub fn after_fork_in_child() {
+    if OPENING.is_locked() {
+        // SAFETY: held across the fork by the thread that this process consists of; its guard is
+        // not dropped here.
+        unsafe { OPENING.force_unlock() };
+    }
     for slot in &DESCRIPTORS {
         let fd = slot.swap(-1, Ordering::Relaxed);
         if fd >= 0 {
