@@ -259,6 +259,9 @@ impl State {
         };
         group.tokens.remove(&prepared.token);
         group.rmbs.give_back(&prepared.rmbe);
+        if group.tokens.is_empty() {
+            group.became_idle(Instant::now());
+        }
         self.ports[group.port]
             .send_buffers
             .give_back(&prepared.send_buffer);
@@ -495,6 +498,7 @@ impl State {
             };
             match pumped {
                 Ok(Pumped::Idle) => {}
+                Ok(Pumped::NoRoom) if group.blocked.contains(&id) => {}
                 Ok(Pumped::NoRoom) => group.blocked.push(id),
                 Err(errno) => {
                     log::debug!("group {group_id}: post failed: {errno}");

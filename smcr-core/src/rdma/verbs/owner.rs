@@ -13,7 +13,7 @@ static OPENING: Mutex<()> = Mutex::new(());
 /// right after the fork. What does not fit is closed by exec only.
 static DESCRIPTORS: [AtomicI32; 96] = [const { AtomicI32::new(-1) }; 96];
 
-/// No device is being opened or closed while it lives. To be forgotten in the child of a fork.
+/// No device is being opened or closed while it lives.
 pub type Rest = MutexGuard<'static, ()>;
 
 /// To be called before a fork, and held until after it, in both processes.
@@ -26,8 +26,7 @@ pub fn before_fork() -> Rest {
 /// its peers would not learn of its death.
 pub fn after_fork_in_child() {
     if OPENING.is_locked() {
-        // SAFETY: held across the fork by the thread that this process consists of; its guard is
-        // not dropped here.
+        // SAFETY: by the thread that forked, whose guard is not dropped in the child.
         unsafe { OPENING.force_unlock() };
     }
     for slot in &DESCRIPTORS {

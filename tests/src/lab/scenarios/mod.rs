@@ -176,7 +176,8 @@ pub const ALL: &[Scenario] = &[
         rdma_rivals::run,
         "the library beside TCP, rsockets and plain RDMA: round trip and rate",
     )
-    .bulk(),
+    .bulk()
+    .on_request(),
     Scenario::new(
         "library",
         library::run,
