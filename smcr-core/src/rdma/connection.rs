@@ -568,6 +568,12 @@ impl Connection {
         control.tx_flags.fetch_or(flags, Ordering::AcqRel);
         // For those that ask the kernel.
         let _ = rustix::net::shutdown(&self.end, rustix::net::Shutdown::Write);
+        if flags & flag::CLOSED != 0 {
+            // There will be no room any more: whoever waits for some has to find that out.
+            let control = self.outbound.control();
+            control.writer_waiting.store(0, Ordering::Relaxed);
+            bell::drain(self.end.as_fd(), control, u32::MAX);
+        }
     }
 
     fn ring(&self) {

@@ -95,11 +95,9 @@ fn child_killed(pair: &mut Pair) -> Result<()> {
         ensure!(echoed.text == "echoed 1000", "{echoed}");
         clients.push(client);
     }
-    let children = server.process().stdout();
-    let children = children
-        .lines()
-        .filter_map(|line| line.strip_prefix("served by "));
-    let children: Vec<String> = children.map(str::to_owned).collect();
+    // The first one serves the first client.
+    let children = pair.server.sh(format!("pgrep -P {}", server.pid()))?;
+    let children: Vec<&str> = children.lines().collect();
     ensure!(children.len() == 2, "{children:?}");
     let busy = clients[0].tell("echoed 400000000")?;
     std::thread::sleep(Duration::from_secs(1));
