@@ -194,6 +194,9 @@ fn disarm(streams: &Streams) {
     }
 }
 
+/// How often a stream with unread data is looked at for an urgent byte.
+const GLANCE: Duration = Duration::from_millis(10);
+
 /// Polls in the kernel, and replaces what it says of streams by what TCP would say.
 fn ask_kernel(
     fds: &mut [pollfd],
@@ -202,7 +205,21 @@ fn ask_kernel(
     sigmask: *const sigset_t,
 ) -> Result<usize, Errno> {
     let mut asked: SmallVec<[pollfd; 16]> = SmallVec::from_slice(fds);
+    let mut timeout = timeout;
     each_smc(fds, streams, |entry, smc| {
+        // The kernel knows nothing of urgent bytes: the bell tells of them as of all that arrives.
+        const BELL: i16 = libc::POLLIN | libc::POLLRDNORM;
+        if entry.events & libc::POLLPRI != 0 && entry.events & BELL == 0 {
+            if smc.readiness() & libc::POLLIN == 0 {
+                let at = asked.iter_mut().find(|asked| asked.fd == entry.fd);
+                if let Some(asked) = at {
+                    asked.events |= libc::POLLIN;
+                }
+            } else {
+                // A bell is there, of data that the program does not want now.
+                timeout = Some(timeout.map_or(GLANCE, |timeout| timeout.min(GLANCE)));
+            }
+        }
         // Nothing more is to be heard of a peer that is gone, and the kernel would not sleep.
         if smc.is_peer_closed() {
             let at = asked.iter_mut().find(|asked| asked.fd == entry.fd);

@@ -81,8 +81,9 @@ fn over_tcp(bench: &mut Bench<'_>, caller: Caller) -> Result<String> {
         .filter_map(|line| line.split_once("rsn=").map(|(_, code)| code.trim()))
         .next()
         .context("the kernel traced no fallback")?;
+    let kernel: u32 = kernel.parse().context("the kernel's reason")?;
     Ok(format!(
-        "{:.2} s; library: {reason}; kernel: {kernel}",
+        "{:.2} s; library: {reason}; kernel: {kernel:#010x}",
         seen.time.as_secs_f64()
     ))
 }

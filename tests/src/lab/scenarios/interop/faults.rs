@@ -1,6 +1,6 @@
 //! Ends that are killed, and RDMA devices that are taken away.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -11,6 +11,13 @@ use crate::scenario::process::Finished;
 /// A connection that would stay.
 const HELD: Case = Case::new("held", "both:1000,say:open,gone", "both:1000,say:open,gone");
 
+/// One that goes on after a while.
+const PAUSED: Case = Case::new(
+    "paused",
+    "both:1000,say:open,sleep:8000,both:1000,shut,eof",
+    "both:1000,say:open,sleep:8000,both:1000,shut,eof",
+);
+
 /// How long the survivor may take to find out.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -19,9 +26,9 @@ pub(in super::super) fn kill(pair: &mut Pair) -> Result<()> {
     let mut bench = Bench::new(pair)?;
     for caller in Caller::BOTH {
         bench.cell("the library's end is killed", caller, |bench| {
-            let mut running = open(bench, caller)?;
+            let mut running = open(bench, caller, &HELD)?;
             running.library.kill(libc::SIGKILL)?;
-            let begun = std::time::Instant::now();
+            let begun = Instant::now();
             let finished = running.kernel.wait(PATIENCE)?.success()?;
             let time = begun.elapsed().as_secs_f64();
             Ok(format!(
@@ -30,9 +37,9 @@ pub(in super::super) fn kill(pair: &mut Pair) -> Result<()> {
             ))
         });
         bench.cell("the kernel's end is killed", caller, |bench| {
-            let mut running = open(bench, caller)?;
+            let mut running = open(bench, caller, &HELD)?;
             running.kernel.kill(libc::SIGKILL)?;
-            let begun = std::time::Instant::now();
+            let begun = Instant::now();
             let finished = ended(&mut running.library, PATIENCE)?;
             let time = begun.elapsed().as_secs_f64();
             Ok(format!(
@@ -44,44 +51,58 @@ pub(in super::super) fn kill(pair: &mut Pair) -> Result<()> {
     bench.finish()
 }
 
-/// A RoCE device goes away under a connection; both ends find its end, and work again when it is
-/// back.
+/// A RoCE device goes away under a connection.
 pub(in super::super) fn device(pair: &mut Pair) -> Result<()> {
     let mut bench = Bench::new(pair)?;
     for caller in Caller::BOTH {
-        for (name, at_kernel) in [
-            ("RoCE device removed at the library", false),
-            ("RoCE device removed at the kernel", true),
-        ] {
-            bench.cell(name, caller, |bench| {
-                let mut running = open(bench, caller)?;
-                let guest = if at_kernel {
-                    &bench.pair.server
-                } else {
-                    &bench.pair.client
-                };
-                remove(guest)?;
-                let begun = std::time::Instant::now();
-                let library = ended(&mut running.library, PATIENCE);
-                let library_time = begun.elapsed().as_secs_f64();
-                let kernel = running.kernel.wait(PATIENCE);
-                let kernel_time = begun.elapsed().as_secs_f64();
-                bring_back(guest)?;
-                let library = library.context("library")?;
-                let kernel = kernel.context("kernel")?.success()?;
-                Ok(format!(
-                    "library: {} after {library_time:.1} s; kernel: {} after at most {kernel_time:.1} s",
-                    found(&library.stdout)?,
-                    found(&kernel.stdout)?
-                ))
-            });
-        }
+        bench.cell("RoCE device removed at the kernel", caller, |bench| {
+            let mut running = open(bench, caller, &HELD)?;
+            remove(&bench.pair.server)?;
+            let begun = Instant::now();
+            let library = ended(&mut running.library, PATIENCE);
+            let library_time = begun.elapsed().as_secs_f64();
+            let kernel = running.kernel.wait(PATIENCE);
+            let kernel_time = begun.elapsed().as_secs_f64();
+            bring_back(&bench.pair.server)?;
+            let library = library.context("library")?;
+            let kernel = kernel.context("kernel")?.success()?;
+            Ok(format!(
+                "library: {} after {library_time:.1} s; \
+                 kernel: {} after at most {kernel_time:.1} s",
+                found(&library.stdout)?,
+                found(&kernel.stdout)?
+            ))
+        });
+    }
+    for caller in Caller::BOTH {
+        bench.cell("RoCE device removed at the library", caller, |bench| {
+            let mut running = open(bench, caller, &PAUSED)?;
+            // Not every driver can take a device from those who have it open; rxe waits for them.
+            let mut removal = bench.pair.client.spawn("rdma link delete rxe0")?;
+            let waits = removal.wait_a_while(Duration::from_secs(3))?.is_none();
+            let library = ended(&mut running.library, PATIENCE);
+            let kernel = running.kernel.wait(PATIENCE);
+            removal.wait(Duration::from_secs(20)).context("removal")?;
+            bring_back(&bench.pair.client)?;
+            library.context("library")?;
+            kernel.context("kernel")?.success()?;
+            let waits = if waits {
+                "waits for"
+            } else {
+                "does not wait for"
+            };
+            Ok(format!("removal {waits} the end of the library's program"))
+        });
     }
     bench.finish()
 }
 
-fn open(bench: &mut Bench<'_>, caller: Caller) -> Result<crate::lab::interop::Running> {
-    let mut running = bench.start(caller, &HELD)?;
+fn open(
+    bench: &mut Bench<'_>,
+    caller: Caller,
+    case: &Case,
+) -> Result<crate::lab::interop::Running> {
+    let mut running = bench.start(caller, case)?;
     let soon = Duration::from_secs(20);
     running.library.wait_for("open", soon).context("library")?;
     running.kernel.wait_for("open", soon).context("kernel")?;
