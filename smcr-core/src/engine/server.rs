@@ -37,7 +37,7 @@ pub enum Admitted {
     /// It moved.
     Moved(Box<Accepted>),
     /// Its handshake is pending, as a client's.
-    Pending(Connecting),
+    Pending(Box<Connecting>),
 }
 
 /// How long to look for the client's name, which it binds right after its connect(), unless it
@@ -72,7 +72,9 @@ impl Engine {
     pub fn accepted(&'static self, fd: BorrowedFd<'_>) -> Result<Admitted, Reason> {
         let (local, peer) = addresses(fd).map_err(|_| Reason::Ended)?;
         if !on_this_host(local, peer) && self.config.rdma() {
-            return self.accepted_rdma(fd, local, peer).map(Admitted::Pending);
+            return self
+                .accepted_rdma(fd, local, peer)
+                .map(|pending| Admitted::Pending(Box::new(pending)));
         }
         let accepted = self.accepted_here(fd, local, peer)?;
         Ok(Admitted::Moved(Box::new(accepted)))

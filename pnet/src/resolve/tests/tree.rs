@@ -107,3 +107,23 @@ fn segments(ip: Ipv6Addr) -> String {
     let groups: Vec<String> = ip.segments().iter().map(|s| format!("{s:04x}")).collect();
     groups.join(":") + "\n"
 }
+
+#[test]
+fn a_long_table_is_read_as_far_as_it_is_used() {
+    let tree = Tree::new();
+    let mut device = tree.device("rxe0");
+    for index in 0..300 {
+        device = device.attribute(
+            1,
+            &format!("gids/{index}"),
+            &segments(Ipv6Addr::UNSPECIFIED),
+        );
+    }
+    // Addresses between them were given back; the last one lies beyond all reason.
+    for index in [1, 60, 124, 189] {
+        device = device.gid(1, index, "10.0.0.1", V2, "eth0");
+    }
+    let gids = crate::resolve::sysfs::Sysfs::new(tree.root()).gids("rxe0", 1);
+    let found: Vec<u32> = gids.iter().map(|gid| gid.index).collect();
+    assert_eq!(found, [1, 60, 124]);
+}

@@ -99,19 +99,22 @@ pub const ALL: &[Scenario] = &[
         tcp_works::run,
         "TCP between the guests: iperf3, a pulled cable, a guest that stands still",
     )
-    .bulk(),
+    .bulk()
+    .on_request(),
     Scenario::new(
         "rivals",
         rivals::run,
         "the figures of plain TCP, plain RDMA and rsockets",
     )
-    .bulk(),
+    .bulk()
+    .on_request(),
     Scenario::new(
         "apps-tcp",
         apps_tcp::run,
         "iperf3, redis, nginx and PostgreSQL over plain TCP",
     )
-    .bulk(),
+    .bulk()
+    .on_request(),
     Scenario::new(
         "pnet",
         pnet::run,
@@ -122,7 +125,8 @@ pub const ALL: &[Scenario] = &[
         verbs::run,
         "the RDMA fabric alone: traffic, failures, latency and throughput",
     )
-    .bulk(),
+    .bulk()
+    .on_request(),
     Scenario::new(
         "tcp-option",
         tcp_option::run,
@@ -170,7 +174,8 @@ pub const ALL: &[Scenario] = &[
         rdma_counts::run,
         "work requests, doorbells, CDC messages and system calls for so many bytes",
     )
-    .bulk(),
+    .bulk()
+    .on_request(),
     Scenario::new(
         "rdma-rivals",
         rdma_rivals::run,
@@ -195,25 +200,29 @@ pub const ALL: &[Scenario] = &[
         faults::device::run,
         "the RoCE device is removed, and comes back",
     )
-    .bulk(),
+    .bulk()
+    .on_request(),
     Scenario::new(
         "faults-network",
         faults::network::run,
         "cables out, guests that stand still",
     )
-    .bulk(),
+    .bulk()
+    .on_request(),
     Scenario::new(
         "faults-peers",
         faults::peers::run,
         "peers killed and stopped",
     )
-    .bulk(),
+    .bulk()
+    .on_request(),
     Scenario::new(
         "faults-processes",
         faults::processes::run,
         "processes that end with bytes on their way, fork, exec",
     )
-    .bulk(),
+    .bulk()
+    .on_request(),
     Scenario::new(
         "kernel-smc",
         kernel_smc::run,
@@ -226,7 +235,8 @@ pub const ALL: &[Scenario] = &[
         "the interface under the RDMA fabric goes down, and its device is deleted",
     )
     .bulk()
-    .own_boot(),
+    .own_boot()
+    .on_request(),
     Scenario::new(
         "interop",
         interop::quick,

@@ -130,8 +130,11 @@ fn next_works(pair: &Pair) -> Result<()> {
         .map(drop)
 }
 
+/// What goes wrong, and how it is tried.
+type Case = (&'static str, fn(&mut Pair) -> Result<()>);
+
 /// Runs cases under the library, and says which one failed.
-fn run_cases(pair: &mut Pair, cases: &[(&str, fn(&mut Pair) -> Result<()>)]) -> Result<()> {
+fn run_cases(pair: &mut Pair, cases: &[Case]) -> Result<()> {
     Library::start(pair)?;
     let only = std::env::var("SMCR_LAB_CASE").unwrap_or_default();
     let mut failed = Vec::new();
