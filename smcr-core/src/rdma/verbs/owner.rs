@@ -26,7 +26,7 @@ pub fn before_fork() -> Rest {
 /// its peers would not learn of its death.
 pub fn after_fork_in_child() {
     if OPENING.is_locked() {
-        // SAFETY: by the thread that forked, whose guard is not dropped in the child.
+        // SAFETY: held by the thread that forked, whose guard is not dropped in the child.
         unsafe { OPENING.force_unlock() };
     }
     for slot in &DESCRIPTORS {
