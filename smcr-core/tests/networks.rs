@@ -328,7 +328,8 @@ fn nobody_calls() {
     }
 }
 
-/// A client that hints and cannot be reached, or a filter between.
+/// A client that hints, and does not wait: its host says so. Without that, or with a filter between,
+/// see [`strangers_on_the_port`].
 #[test]
 fn nobody_answers() {
     let Some(hosts) = Hosts::new() else { return };
@@ -337,7 +338,7 @@ fn nobody_answers() {
         let syn = connection.syn();
         let began = Instant::now();
         let refusal = connection.call(&hosts.server, syn).unwrap_err();
-        assert_eq!(refusal, Refusal::Unheard);
+        assert_eq!(refusal, Refusal::NoAnswer);
         assert!(
             began.elapsed() < Duration::from_millis(150),
             "{:?}",

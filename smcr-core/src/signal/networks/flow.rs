@@ -49,17 +49,20 @@ impl Flow {
         }
     }
 
-    /// What has come, one after the other.
-    fn receive(&self, mut take: impl FnMut(&[u8])) {
+    /// What has come, one after the other. True if somebody says that nobody is there (yet).
+    fn receive(&self, mut take: impl FnMut(&[u8])) -> bool {
+        let mut is_refused = false;
         let mut buffer = [0; SIZE + 1];
         for _ in 0..MOST_AT_ONCE {
             match rustix::net::recv(&self.0, &mut buffer[..], RecvFlags::DONTWAIT) {
                 Ok((n, _)) => take(&buffer[..n]),
-                // Nobody is there (yet), says an ICMP message: anybody could.
-                Err(Errno::CONNREFUSED | Errno::INTR) => {}
-                Err(_) => return,
+                // An ICMP message: anybody could send one.
+                Err(Errno::CONNREFUSED) => is_refused = true,
+                Err(Errno::INTR) => {}
+                Err(_) => break,
             }
         }
+        is_refused
     }
 }
 
@@ -179,7 +182,8 @@ impl AsFd for Asking {
 pub enum Refusal {
     /// Nothing was heard of the client: is UDP filtered? Worth remembering.
     Unheard,
-    /// The client was heard, and did not commit in time.
+    /// The client was heard, and did not commit in time; or its host says that it is not there, for
+    /// it has given up waiting.
     NoAnswer,
     /// The client said Stop, or TCP ended.
     Stopped,
@@ -210,6 +214,8 @@ impl Refusal {
 pub struct Calling {
     flow: Flow,
     server: Server,
+    /// The client's host has been heard.
+    is_refused: bool,
 }
 
 impl Calling {
@@ -227,7 +233,11 @@ impl Calling {
     ) -> Result<Self, Errno> {
         let flow = Flow::open(local, peer, peer.port())?;
         let server = Server::new(local.port(), syn.tsval, nonce()?, round_trip(tcp), now);
-        let mut calling = Self { flow, server };
+        let mut calling = Self {
+            flow,
+            server,
+            is_refused: false,
+        };
         calling.transmit();
         Ok(calling)
     }
@@ -245,7 +255,7 @@ impl Calling {
             self.server.handle_timeout(now);
             self.transmit();
             if self.server.poll_event().is_some() {
-                return Some(Err(match self.server.has_heard() {
+                return Some(Err(match self.server.has_heard() || self.is_refused {
                     true => Refusal::NoAnswer,
                     false => Refusal::Unheard,
                 }));
@@ -278,7 +288,7 @@ impl Calling {
 
     fn receive(&mut self, now: Instant) {
         let (flow, server) = (&self.flow, &mut self.server);
-        flow.receive(|datagram| {
+        self.is_refused |= flow.receive(|datagram| {
             server.handle(datagram, now);
             if let Some(answer) = server.poll_transmit() {
                 flow.send(&answer);
