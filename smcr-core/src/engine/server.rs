@@ -65,16 +65,20 @@ enum Refusal {
 
 impl Engine {
     /// The program accepted a TCP connection. If the client runs under the library, moves the
-    /// stream to SMC.
+    /// stream to SMC. `listener` is the socket it came from, if that may be asked to answer clients:
+    /// not if a program that does not load the library has it, too.
     ///
     /// # Errors
     /// Why it stays TCP; `fd` is as it was then, or reset if the handshake broke off.
-    pub fn accepted(&'static self, fd: BorrowedFd<'_>) -> Result<Admitted, Reason> {
+    pub fn accepted(
+        &'static self,
+        fd: BorrowedFd<'_>,
+        listener: Option<BorrowedFd<'_>>,
+    ) -> Result<Admitted, Reason> {
         let (local, peer) = addresses(fd).map_err(|_| Reason::Ended)?;
         if !on_this_host(local, peer) && self.config.rdma() {
-            return self
-                .accepted_rdma(fd, local, peer)
-                .map(|pending| Admitted::Pending(Box::new(pending)));
+            let pending = self.accepted_rdma(fd, local, peer, listener)?;
+            return Ok(Admitted::Pending(Box::new(pending)));
         }
         let accepted = self.accepted_here(fd, local, peer)?;
         Ok(Admitted::Moved(Box::new(accepted)))

@@ -67,12 +67,28 @@ impl Library {
         for guest in [&pair.server, &pair.client] {
             let tool = quote(&paths::option_tool().display().to_string());
             guest.sh(format!("{tool} attach"))?;
+        }
+        Self::start_with(pair, CONFIGURED)
+    }
+
+    /// Gives them another way to learn of each other in the option's place: they ask over UDP.
+    pub fn start_asking(pair: &Pair) -> Result<()> {
+        for guest in [&pair.server, &pair.client] {
+            let tool = quote(&paths::option_tool().display().to_string());
+            // Scenarios before this one may have attached it.
+            guest.sh(format!("! {tool} status >/dev/null || {tool} detach"))?;
+        }
+        Self::start_with(pair, "ueid = SMCR-LAB\nask_networks = 10.77.0.0/24\n")
+    }
+
+    fn start_with(pair: &Pair, configuration: &str) -> Result<()> {
+        for guest in [&pair.server, &pair.client] {
             // Programs of several users write there, each of which may be the first.
             guest.sh(format!(
                 "echo 0 >/proc/sys/fs/protected_regular; : >{LOG}; chmod 666 {LOG}"
             ))?;
         }
-        Self::install(pair, CONFIGURED)
+        Self::install(pair, configuration)
     }
 
     /// The same command line under the library. `env` starts the program: not even the shell

@@ -57,6 +57,8 @@ mod subject {
     pub(super) const END: u64 = 4;
     /// The TCP socket behind the connection of that number, which moved.
     pub(super) const WITNESS: u64 = 5;
+    /// The UDP flow of the pending connection of that number.
+    pub(super) const FLOW: u64 = 6;
     pub(super) const BITS: u32 = 3;
 }
 
@@ -98,6 +100,26 @@ impl Thread {
         let mut pending = self.pending.lock();
         pending.connections.remove(&connection.helper_id());
         self.decided.notify_all();
+    }
+
+    /// Watches the UDP flow by which the peer of a pending connection is asked.
+    pub(super) fn watch_flow(
+        &self,
+        connection: &Connection,
+        flow: BorrowedFd<'_>,
+    ) -> Result<(), Errno> {
+        let word = word(subject::FLOW, connection.helper_id());
+        epoll::add(&self.epoll, flow, word, EventFlags::IN)
+    }
+
+    /// Takes [`Self::watch_flow`] back.
+    pub(super) fn forget_flow(&self, flow: BorrowedFd<'_>) {
+        let _ = epoll::delete(&self.epoll, flow);
+    }
+
+    /// Those whose handshake is pending.
+    pub(super) fn pending_connections(&self) -> Vec<Arc<Connection>> {
+        self.pending.lock().connections.values().cloned().collect()
     }
 
     /// Waits until the handshakes of connections that were accepted are decided, `at_most` so
@@ -162,6 +184,7 @@ impl Engine {
         if !thread.running.load(Ordering::Acquire) {
             return None;
         }
+        self.stop_asking(false, Reason::Forked);
         thread.settle(FORK_WAIT);
         Some(Rest {
             _busy: thread.lock_busy(),
@@ -264,7 +287,7 @@ impl Engine {
                     }
                 }
             }
-            subject::TCP => {
+            subject::TCP | subject::FLOW => {
                 let mut pending = self.wire.thread.pending.lock();
                 if pending.connections.contains_key(&number) {
                     pending.new.push(number);

@@ -1,6 +1,7 @@
 //! What is tried in the lab: one function and one line of the table each.
 
 mod apps_tcp;
+mod ask_networks;
 mod faults;
 mod interop;
 mod kernel_smc;
@@ -137,6 +138,12 @@ pub const ALL: &[Scenario] = &[
         "rdma-iperf3",
         rdma_iperf3::run,
         "iperf3 under the library: one stream, four, the other way, both ways",
+    )
+    .bulk(),
+    Scenario::new(
+        "ask-networks",
+        ask_networks::run,
+        "the same hosts without the TCP option: they ask each other over UDP",
     )
     .bulk(),
     Scenario::new(
