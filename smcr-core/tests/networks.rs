@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use smcr_core::rendezvous::syn::{self, Syn, Window};
 use smcr_core::signal::networks::client::Event;
-use smcr_core::signal::networks::{self, Agreed, Asking, Refusal};
+use smcr_core::signal::networks::{Asking, Calling, Refusal};
 use smcr_core::sys;
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -191,11 +191,9 @@ impl Connection {
         syn
     }
 
-    fn call(&self, host: &File, syn: Syn) -> Result<Agreed, Refusal> {
+    fn call(&self, host: &File, syn: Syn) -> Result<(u32, Calling), Refusal> {
         let (local, peer) = (address(&self.server), peer_address(&self.server));
-        enter(host, || {
-            networks::call(self.server.as_fd(), local, peer, syn)
-        })
+        enter(host, || call(&self.server, local, peer, syn))
     }
 
     /// The TCP stream is what it was.
@@ -233,6 +231,27 @@ fn drive(asking: &mut Asking, early: u32, time: Duration) -> Option<Event> {
     }
 }
 
+/// The server's end, until it is decided.
+fn call(
+    tcp: &Socket,
+    local: SocketAddr,
+    peer: SocketAddr,
+    syn: Syn,
+) -> Result<(u32, Calling), Refusal> {
+    let calling = Calling::begin(tcp.as_fd(), local, peer, syn, Instant::now());
+    let mut calling = calling.map_err(Refusal::System)?;
+    loop {
+        if let Some(said) = calling.handle(tcp.as_fd(), Instant::now()) {
+            return said.map(|early| (early, calling));
+        }
+        let at = calling.poll_timeout().expect("it does not wait forever");
+        let left = at.saturating_duration_since(Instant::now()) + Duration::from_micros(100);
+        let left = Timespec::try_from(left).unwrap();
+        let mut fds = [PollFd::new(&calling, PollFlags::IN)];
+        let _ = rustix::event::poll(&mut fds, Some(&left));
+    }
+}
+
 /// The client asks before the server calls, or, `late`, after: what the two say.
 fn meet(hosts: &Hosts, family: Family, late: bool) -> (Option<Event>, Result<u32, Refusal>) {
     let mut connection = hosts.connected(family, true);
@@ -264,7 +283,7 @@ fn meet(hosts: &Hosts, family: Family, late: bool) -> (Option<Event>, Result<u32
         connection.server.read_exact(&mut heard).unwrap();
         assert_eq!(&heard, b"abcCLC", "nothing of it was touched");
     }
-    (event, agreed.map(|agreed| agreed.early))
+    (event, agreed.map(|(early, _)| early))
 }
 
 #[test]
@@ -309,7 +328,8 @@ fn nobody_calls() {
     }
 }
 
-/// A client that hints and cannot be reached, or a filter between.
+/// A client that hints, and does not wait: its host says so. Without that, or with a filter between,
+/// see [`strangers_on_the_port`].
 #[test]
 fn nobody_answers() {
     let Some(hosts) = Hosts::new() else { return };
@@ -318,7 +338,7 @@ fn nobody_answers() {
         let syn = connection.syn();
         let began = Instant::now();
         let refusal = connection.call(&hosts.server, syn).unwrap_err();
-        assert_eq!(refusal, Refusal::Unheard);
+        assert_eq!(refusal, Refusal::NoAnswer);
         assert!(
             began.elapsed() < Duration::from_millis(150),
             "{:?}",
@@ -390,7 +410,7 @@ fn a_stop_after_go_is_heard() {
             }
             call.join().unwrap()
         });
-        let Ok(mut agreed) = agreed else {
+        let Ok((_, mut agreed)) = agreed else {
             return false;
         };
         // Go waits in the client's socket; it was not read yet.
@@ -477,12 +497,12 @@ fn serve(hosts: &Hosts, listener: &Socket, stop: &AtomicBool) -> Vec<usize> {
         server.set_nonblocking(false).unwrap();
         let (local, far) = (address(&server), peer_address(&server));
         let syn = syn::saved(server.as_fd()).unwrap();
-        let called = enter(&hosts.server, || {
-            networks::call(server.as_fd(), local, far, syn)
-        });
+        let called = enter(&hosts.server, || call(&server, local, far, syn));
         // On a busy machine a client may be too late.
-        let Ok(called) = called else { continue };
-        let number = called.early as usize;
+        let Ok((early, _calling)) = called else {
+            continue;
+        };
+        let number = early as usize;
         let mut sent = vec![0; number];
         server.read_exact(&mut sent).unwrap();
         assert!(sent.iter().all(|byte| usize::from(*byte) == number));
@@ -550,8 +570,6 @@ fn a_dead_client_is_not_called() {
         address(&connection.server),
         peer_address(&connection.server),
     );
-    let called = enter(&hosts.server, || {
-        networks::call(connection.server.as_fd(), local, far, syn)
-    });
+    let called = enter(&hosts.server, || call(&connection.server, local, far, syn));
     assert_eq!(called.unwrap_err(), Refusal::Stopped);
 }

@@ -1,14 +1,16 @@
 //! exec and spawn: connections that the new program inherits.
 
 use std::collections::HashMap;
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::{c_char, c_int};
 use parking_lot::Mutex;
 use smcr_core::Reason;
 use smcr_core::engine::handover::{self, Arrived, Executing, Handover};
 use smcr_core::engine::{self, Connection, Engine, PUBLISHER, engine};
+use smcr_core::signal::option::{self, Withdrawn};
 
 use super::image::{self, Image};
 use super::{fds, fork};
@@ -18,6 +20,9 @@ use crate::table::{self, Entry};
 
 /// One spawn at a time: there is one number for what a child has to find.
 static SPAWNING: Mutex<()> = Mutex::new(());
+
+/// Listening sockets of this process are with programs that do not load the library.
+static LEFT_LISTENERS: AtomicBool = AtomicBool::new(false);
 
 /// The process's streams, by what an exec now would do to them.
 #[derive(Default)]
@@ -90,6 +95,28 @@ unsafe fn are_lost(streams: &Streams, image: Image<'_>, envp: *const *const c_ch
     true
 }
 
+/// Whether a program that does not load the library got listening sockets of this process.
+pub(crate) fn have_left_listeners() -> bool {
+    LEFT_LISTENERS.load(Ordering::Relaxed)
+}
+
+/// A program that does not load the library is about to get what `passes`: no client is to take it
+/// for one that understands CLC.
+fn leave_listeners(passes: impl Fn(RawFd) -> bool) -> Withdrawn {
+    let fds = handover::open_fds().into_iter().filter(|&fd| passes(fd));
+    // SAFETY: open a moment ago. If another thread closes one meanwhile, the kernel says so.
+    let fds = fds.map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
+    let withdrawn = option::withdraw_listeners(fds);
+    if !withdrawn.is_complete() {
+        log::warn!("a program without the library inherits a listener that clients take for SMC's");
+    }
+    if !withdrawn.is_empty() {
+        // Now, since an exec does not return. A vfork child tells its parent by this.
+        LEFT_LISTENERS.store(true, Ordering::Relaxed);
+    }
+    withdrawn
+}
+
 /// Any function of the exec family: `call` makes the real call, which returns only on failure.
 ///
 /// # Safety
@@ -114,20 +141,24 @@ pub(crate) unsafe fn exec(
     } else {
         (streams(is_inheritable), Executing::Myself)
     };
+    let had_left = have_left_listeners();
     // SAFETY: by this function's contract.
-    let handover = if unsafe { are_lost(&streams, image, envp) } {
+    let (handover, withdrawn) = if unsafe { are_lost(&streams, image, envp) } {
         if !is_vfork_child {
             PUBLISHER.close();
         }
-        None
+        (None, Some(leave_listeners(is_inheritable)))
     } else {
-        prepare(streams, who)
+        (prepare(streams, who), None)
     };
     let _limit = handover
         .is_none()
         .then(smcr_core::fds::ProgramLimit::restore);
     let ret = call();
     let _errno = real::KeepErrno::new();
+    // It failed: the listeners are this program's still, and ask again.
+    drop(withdrawn);
+    LEFT_LISTENERS.store(had_left, Ordering::Relaxed);
     drop(handover);
     drop(rest);
     ret
@@ -162,24 +193,34 @@ pub(crate) unsafe fn spawn<T>(
     }
     let _one = SPAWNING.lock();
     drop(engine::before_fork());
+    let passes = |fd| is_inheritable(fd) || moved.contains(&fd);
     let streams = Streams {
         leaving: Vec::new(),
-        ..streams(|fd| is_inheritable(fd) || moved.contains(&fd))
+        ..streams(passes)
     };
+    let had_left = have_left_listeners();
     // SAFETY: by this function's contract.
-    let handover = if unsafe { are_lost(&streams, image, envp) } {
-        None
+    let (handover, withdrawn) = if unsafe { are_lost(&streams, image, envp) } {
+        (None, Some(leave_listeners(passes)))
     } else {
-        prepare(streams, Executing::Child)
+        (prepare(streams, Executing::Child), None)
     };
     let limit = handover
         .is_none()
         .then(smcr_core::fds::ProgramLimit::restore);
     let done = call();
     let _errno = real::KeepErrno::new();
+    let succeeded = succeeded(&done);
     match handover {
-        Some(handover) if succeeded(&done) => handover.spawned(),
+        Some(handover) if succeeded => handover.spawned(),
         handover => drop(handover),
+    }
+    match withdrawn {
+        Some(withdrawn) if succeeded => withdrawn.keep(),
+        withdrawn => {
+            drop(withdrawn);
+            LEFT_LISTENERS.store(had_left, Ordering::Relaxed);
+        }
     }
     drop(limit);
     done

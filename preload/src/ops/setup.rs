@@ -415,11 +415,14 @@ pub(crate) fn accepted(listener: RawFd, fd: RawFd, flags: c_int) -> RawFd {
         Some(reason) => Err(reason),
         None => {
             super::relief::look();
-            engine.accepted(borrow(fd))
+            engine.accepted(
+                borrow(fd),
+                may_ask(listener, &plain).then(|| borrow(listener)),
+            )
         }
     };
     match accepted {
-        Ok(Admitted::Pending(connecting)) => begin(connecting, &[fd], engine),
+        Ok(Admitted::Pending(connecting)) => begin(*connecting, &[fd], engine),
         Ok(Admitted::Moved(accepted)) => {
             let connection: Arc<Connection> = Arc::new(accepted.connection);
             let stream = StreamRef::new(Arc::clone(&connection));
@@ -436,6 +439,17 @@ pub(crate) fn accepted(listener: RawFd, fd: RawFd, flags: c_int) -> RawFd {
         Err(reason) => note_tcp(fd, Role::Server, reason),
     }
     fd
+}
+
+/// Whether a listening socket may be made to answer clients: not if a program that does not load
+/// the library may have it, too, whose socket it is as well.
+fn may_ask(listener: RawFd, plain: &Plain) -> bool {
+    let is_kept = || {
+        let flags = real::fcntl(listener, libc::F_GETFD, 0);
+        flags.is_ok_and(|flags| flags & libc::FD_CLOEXEC != 0)
+    };
+    // What a child of a fork did with it, nobody here knows.
+    !super::exec::have_left_listeners() && (!plain.is_shared() || is_kept())
 }
 
 /// The program sends data with the SYN, which no handshake can precede.

@@ -26,11 +26,13 @@ pub struct ConnectPlan {
 }
 
 #[derive(Debug)]
-enum How {
+pub(super) enum How {
     /// By the hint for a listener on this host.
     Shm { began: Instant, ttl: i32 },
     /// By the TCP option of RFC 7609.
-    Rdma,
+    Option,
+    /// By the hint for hosts of configured networks.
+    Networks { began: Instant, ttl: i32 },
 }
 
 /// A connection that is TCP, and becomes SMC if the server's library calls.
@@ -118,14 +120,8 @@ impl Engine {
     ) -> Result<ConnectPlan, Reason> {
         self.allow(peer.port(), peer.ip())?;
         if !names::is_present(peer.port()) {
-            return if self.ask_for_rdma(fd, peer) {
-                Ok(ConnectPlan {
-                    peer,
-                    how: How::Rdma,
-                })
-            } else {
-                Err(Reason::PeerNoSmc)
-            };
+            let how = self.ask_for_rdma(fd, peer, ttl)?;
+            return Ok(ConnectPlan { peer, how });
         }
         let ipv6 = peer.is_ipv6();
         if !syn::set_hint(fd, ipv6) {
@@ -153,13 +149,8 @@ impl Engine {
     ) -> Result<Connecting, Option<Reason>> {
         let (began, ttl) = match plan.how {
             How::Shm { began, ttl } => (began, ttl),
-            How::Rdma => {
-                let is_there = match outcome {
-                    Ok(()) => true,
-                    Err(Errno::INPROGRESS) => false,
-                    Err(_) => return Err(None),
-                };
-                return self.connecting_rdma(fd, plan.peer, is_there).map_err(Some);
+            ref how @ (How::Option | How::Networks { .. }) => {
+                return self.connecting_rdma(fd, plan.peer, how, outcome);
             }
         };
         syn::clear_hint(fd, plan.peer.is_ipv6(), ttl);

@@ -359,6 +359,9 @@ impl Connection {
     /// the phase is SMC or TCP.
     pub fn withdraw(&self, reason: Reason) {
         self.wait_decided();
+        if self.stop_asking(reason) {
+            return;
+        }
         if self.is_over_rdma() {
             return self.wait_for_rdma(reason);
         }
@@ -407,6 +410,10 @@ impl Connection {
     /// The program closes while a handshake for RDMA is pending: it goes on, so that what was sent
     /// is delivered. False if there is none.
     fn close_later(&self, abort: bool) -> bool {
+        if self.stop_asking(Reason::Ended) {
+            // TCP delivers it.
+            return false;
+        }
         let mut guard = self.pending.lock();
         let pending = guard.as_mut().filter(|_| self.phase() == Phase::Pending);
         let Some(pending) = pending else { return false };

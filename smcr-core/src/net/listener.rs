@@ -114,7 +114,7 @@ impl SmcListener {
         self.announce();
         let accepted = match (self.refused, start::engine()) {
             (None, Ok(engine)) => {
-                let admitted = engine.accepted(tcp.as_fd());
+                let admitted = engine.accepted(tcp.as_fd(), Some(self.tcp.as_fd()));
                 admitted.map(|admitted| (admitted, engine))
             }
             (Some(reason), _) | (None, Err(reason)) => Err(reason),

@@ -106,6 +106,11 @@ impl Withdrawn {
         self.is_complete
     }
 
+    /// Whether there were none.
+    pub fn is_empty(&self) -> bool {
+        self.listeners.is_empty() && self.is_complete
+    }
+
     /// They do not ask again: somebody has them now who does not load the library.
     pub fn keep(mut self) {
         self.listeners.clear();

@@ -4,6 +4,7 @@
 //! peers want their LLC requests answered also where the program sleeps. It carries out both
 //! sides' handshakes, so that neither connect() nor accept() waits for a peer.
 
+mod ask;
 mod choice;
 mod pending;
 mod setup;
@@ -12,22 +13,25 @@ mod thread;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use parking_lot::MutexGuard;
+use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
 pub(super) use pending::RdmaPending;
 pub(super) use thread::Thread;
 
-use super::client::{Connecting, Pending};
+use super::client::{Connecting, How, Pending};
 use super::{Connection, Engine};
 use crate::conn::bell;
 use crate::handshake::Timeouts;
+use crate::rendezvous::syn;
+use crate::signal::networks::Silent;
 use crate::signal::option::{self as signal, Verdict};
 use crate::stat::{ConnInfo, Mode, Role, State};
 use crate::{Reason, fds};
 
+use ask::Signal;
 use choice::Choice;
 use pending::Step;
 
@@ -37,6 +41,8 @@ pub(super) struct Wire {
     pub(super) rdma: crate::rdma::Rdma,
     choice: Choice,
     pub(super) thread: Thread,
+    /// Who did not answer over UDP.
+    silent: Mutex<Silent>,
 }
 
 /// Keeps the thread at rest until it is dropped.
@@ -52,6 +58,7 @@ impl Wire {
             rdma: crate::rdma::Rdma::new(thread.wake_fd()?),
             choice: Choice::new(config, random),
             thread,
+            silent: Mutex::default(),
         })
     }
 }
@@ -68,6 +75,7 @@ impl Engine {
     /// Does nothing in a child that shares its parent's memory (vfork).
     pub fn process_ends(&self) {
         if crate::sys::getpid() == self.pid {
+            self.stop_asking(true, Reason::Ended);
             self.wire.rdma.finish(true, LAST_DELIVERY);
         }
     }
@@ -77,9 +85,31 @@ impl Engine {
         self.wire.rdma.finish(false, EXEC_DELIVERY);
     }
 
-    /// Whether a connection to `peer` may go over RDMA; if so, its SYN will say so.
-    pub(super) fn ask_for_rdma(&self, fd: BorrowedFd<'_>, peer: SocketAddr) -> bool {
-        self.config.rdma() && self.wire.choice.may_serve(peer.ip()) && signal::ask(fd)
+    /// Whether a connection to `peer` may go over RDMA; if so, its SYN will say so. `ttl` is as for
+    /// [`Engine::plan_connect`].
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn ask_for_rdma(
+        &self,
+        fd: BorrowedFd<'_>,
+        peer: SocketAddr,
+        ttl: i32,
+    ) -> Result<How, Reason> {
+        if !self.config.rdma() {
+            return Err(Reason::PeerNoSmc);
+        }
+        self.wire.choice.may_serve(peer.ip())?;
+        if signal::ask(fd) {
+            return Ok(How::Option);
+        }
+        let began = Instant::now();
+        if self.hint_at_asking(fd, peer) {
+            Ok(How::Networks { began, ttl })
+        } else {
+            // Without `smcr-option`, or networks that are configured, nobody can be asked.
+            Err(Reason::PeerNoSmc)
+        }
     }
 
     /// A listening socket is to answer clients that ask.
@@ -87,31 +117,56 @@ impl Engine {
         self.config.rdma() && signal::ask(fd)
     }
 
-    /// connect() on a socket that asked for RDMA returned; the connection is there, or on its way.
+    /// connect() on a socket that asked for RDMA returned `outcome`.
     ///
     /// # Errors
-    /// Why it stays TCP.
+    /// Why it stays TCP; `None` if it failed.
     pub(super) fn connecting_rdma(
         &'static self,
         fd: BorrowedFd<'_>,
         peer: SocketAddr,
+        how: &How,
+        outcome: Result<(), Errno>,
+    ) -> Result<Connecting, Option<Reason>> {
+        let asks = match *how {
+            How::Networks { began, ttl } => {
+                syn::clear_hint(fd, peer.is_ipv6(), ttl);
+                Some(began)
+            }
+            _ => None,
+        };
+        let is_there = match outcome {
+            Ok(()) => true,
+            Err(Errno::INPROGRESS) => false,
+            Err(_) => return Err(None),
+        };
+        let signal = asks.map(|began| Signal::ask(fd, began)).transpose()?;
+        let connecting = self.connected_rdma(fd, peer, is_there, signal);
+        connecting.map_err(Some)
+    }
+
+    fn connected_rdma(
+        &'static self,
+        fd: BorrowedFd<'_>,
+        peer: SocketAddr,
         is_there: bool,
+        signal: Option<Signal>,
     ) -> Result<Connecting, Reason> {
-        if is_there && signal::verdict(fd) != Verdict::PeerSmc {
+        if is_there && signal.is_none() && signal::verdict(fd) != Verdict::PeerSmc {
             return Err(Reason::PeerNoSmc);
         }
         let local = rustix::net::getsockname(fd).map_err(|_| Reason::Ended)?;
         let local = local.try_into().map_err(|_| Reason::Unsupported)?;
-        let step = if is_there {
-            Step::Begin
-        } else {
-            Step::Connecting
+        let step = match (is_there, &signal) {
+            (false, _) => Step::Connecting,
+            (true, None) => Step::Begin,
+            (true, Some(_)) => Step::Asking,
         };
-        self.pending_rdma(fd, Role::Client, local, peer, step)
+        self.pending_rdma(fd, Role::Client, (local, peer), step, signal)
     }
 
     /// The program accepted a connection. If its client asked for SMC-R, and we answered, it is
-    /// expected to send a Proposal.
+    /// expected to send a Proposal. `listener` is as for [`Engine::accepted`].
     ///
     /// # Errors
     /// Why it stays TCP.
@@ -120,25 +175,31 @@ impl Engine {
         fd: BorrowedFd<'_>,
         local: SocketAddr,
         peer: SocketAddr,
+        listener: Option<BorrowedFd<'_>>,
     ) -> Result<Connecting, Reason> {
-        match signal::verdict(fd) {
-            Verdict::PeerSmc => {}
+        let verdict = signal::verdict(fd);
+        if let (Verdict::NotAsked | Verdict::NoSignal, Some(listener)) = (verdict, listener) {
+            // The programs may have been attached again, or for the first time.
+            self.answer_for_rdma(listener);
+        }
+        let (step, signal) = match verdict {
+            Verdict::PeerSmc => (Step::Begin, None),
             Verdict::Plain | Verdict::NotAsked | Verdict::NoSignal => {
-                return Err(Reason::PeerNoSmc);
+                (Step::Asking, Some(self.may_call(fd, peer)?))
             }
             Verdict::NoSyn => return Err(Reason::SynCookies),
-        }
+        };
         self.allow(local.port(), peer.ip())?;
-        self.pending_rdma(fd, Role::Server, local, peer, Step::Begin)
+        self.pending_rdma(fd, Role::Server, (local, peer), step, signal)
     }
 
     fn pending_rdma(
         &'static self,
         fd: BorrowedFd<'_>,
         role: Role,
-        local: SocketAddr,
-        peer: SocketAddr,
+        (local, peer): (SocketAddr, SocketAddr),
         step: Step,
+        signal: Option<Signal>,
     ) -> Result<Connecting, Reason> {
         if !fds::reserve() {
             return Err(Reason::Descriptors);
@@ -161,7 +222,7 @@ impl Engine {
         };
         self.connections
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let rdma = RdmaPending::new(role, step, wire_end);
+        let rdma = RdmaPending::new(role, step, signal, wire_end);
         Ok(Connecting {
             connection: Arc::new(Connection::pending(tcp, info)),
             pending: Pending::over_rdma(local, peer, Box::new(rdma)),
@@ -194,7 +255,7 @@ const LINUX_WAITS: Duration = Duration::from_secs(6);
 const ACCEPT_WAIT: Duration = Duration::from_secs(600);
 
 fn failed(errno: Errno) -> Reason {
-    log::debug!("no readiness pair: {errno}");
+    log::debug!("no descriptors of our own: {errno}");
     if errno == Errno::MFILE {
         Reason::Descriptors
     } else {

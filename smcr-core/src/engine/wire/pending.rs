@@ -7,6 +7,7 @@ use crate::handshake::{RdmaClient, RdmaServer};
 use crate::rdma::{PeerElement, Prepared};
 use crate::stat::Role;
 
+use super::ask::Signal;
 use super::choice::Chosen;
 
 /// How far it is.
@@ -14,7 +15,9 @@ use super::choice::Chosen;
 pub(in crate::engine) enum Step {
     /// The TCP connection is not there yet.
     Connecting,
-    /// It is; nothing was said.
+    /// It is; the two ends ask each other over UDP.
+    Asking,
+    /// Nothing was said on it.
     Begin,
     /// CLC messages go back and forth.
     Clc,
@@ -49,6 +52,8 @@ pub(super) use either;
 pub(in crate::engine) struct RdmaPending {
     pub(super) role: Role,
     pub(super) step: Step,
+    /// Where the TCP option is not there; a server's until CLC has come.
+    pub(super) signal: Option<Signal>,
     /// The wire's end of the readiness pair.
     pub(super) end: Option<OwnedFd>,
     /// What the program sent so far.
@@ -58,6 +63,8 @@ pub(in crate::engine) struct RdmaPending {
     pub(super) machine: Option<Machine>,
     /// Server: what came first was looked at, and may be CLC.
     pub(super) has_begun: bool,
+    /// Server: nothing came in time, and the client may be plain TCP.
+    pub(super) is_overdue: bool,
     pub(super) chosen: Option<Chosen>,
     pub(super) prepared: Option<Prepared>,
     pub(super) peer: Option<PeerElement>,
@@ -77,15 +84,17 @@ pub(super) enum AnswerTo {
 }
 
 impl RdmaPending {
-    pub(super) fn new(role: Role, step: Step, end: OwnedFd) -> Self {
+    pub(super) fn new(role: Role, step: Step, signal: Option<Signal>, end: OwnedFd) -> Self {
         Self {
             role,
             step,
+            signal,
             end: Some(end),
             held: Vec::new(),
             closed: None,
             machine: None,
             has_begun: false,
+            is_overdue: false,
             chosen: None,
             prepared: None,
             peer: None,
@@ -115,6 +124,11 @@ impl RdmaPending {
     pub(in crate::engine) fn poll_timeout(&self) -> Option<Instant> {
         let machine = self.machine.as_ref();
         let of_machine = machine.and_then(|machine| either!(machine, m => m.poll_timeout()));
-        self.deadline.into_iter().chain(of_machine).min()
+        let of_signal = self.signal.as_ref().and_then(Signal::poll_timeout);
+        if self.is_overdue {
+            return self.deadline;
+        }
+        let all = [self.deadline, of_machine, of_signal];
+        all.into_iter().flatten().min()
     }
 }

@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
@@ -27,6 +27,9 @@ use crate::stat::{Counter, Role};
 use crate::{Reason, sys};
 
 use super::super::PUBLISHER;
+
+/// How often to look whether the program of a server, whose client says nothing, speaks first.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What came of a step.
 enum Outcome {
@@ -52,7 +55,7 @@ impl Engine {
             return;
         };
         let outcome = match connection.tcp() {
-            Some(tcp) => self.advance(&mut rdma, pending, tcp, news),
+            Some(tcp) => self.advance(connection, &mut rdma, pending, tcp, news),
             None => Outcome::Broken(Reason::Internal),
         };
         match outcome {
@@ -70,6 +73,7 @@ impl Engine {
 
     fn advance(
         &'static self,
+        connection: &Connection,
         rdma: &mut RdmaPending,
         pending: &Pending,
         tcp: BorrowedFd<'_>,
@@ -91,10 +95,20 @@ impl Engine {
                 // From here on the program may send.
                 bell::empty(end.as_fd());
             }
-            if signal::verdict(tcp) != Verdict::PeerSmc {
+            rdma.step = if rdma.signal.is_some() {
+                Step::Asking
+            } else if signal::verdict(tcp) == Verdict::PeerSmc {
+                Step::Begin
+            } else {
                 return Outcome::Tcp(Reason::PeerNoSmc);
+            };
+        }
+        if rdma.step == Step::Asking {
+            match self.go_on_asking(connection, rdma, pending, tcp, now) {
+                Ok(true) => rdma.step = Step::Begin,
+                Ok(false) => return Outcome::Waits,
+                Err(reason) => return Outcome::Tcp(reason),
             }
-            rdma.step = Step::Begin;
         }
         if rdma.step == Step::Begin
             && let Some(outcome) = self.begin(rdma, pending, tcp, now)
@@ -184,11 +198,14 @@ impl Engine {
                 };
             }
             if rdma.role == Role::Server && !rdma.has_begun {
-                if let Some(outcome) = look_first(tcp) {
+                if let Some(outcome) = self.await_proposal(rdma, tcp, now) {
                     return outcome;
                 }
                 rdma.has_begun = true;
             }
+            let Some(machine) = &mut rdma.machine else {
+                return Outcome::Broken(Reason::Internal);
+            };
             let fed = match sys::recv(tcp, &mut bytes[..needed], libc::MSG_DONTWAIT) {
                 Err(Errno::AGAIN | Errno::INTR) => {
                     match either!(machine, m => m.handle_timeout(now)) {
@@ -203,6 +220,29 @@ impl Engine {
             };
             if let Err(error) = fed {
                 return broken(error);
+            }
+        }
+    }
+
+    /// Server: looks at what comes first. `None`: it may be CLC.
+    fn await_proposal(
+        &self,
+        rdma: &mut RdmaPending,
+        tcp: BorrowedFd<'_>,
+        now: Instant,
+    ) -> Option<Outcome> {
+        if rdma.is_stopped(now) {
+            return Some(Outcome::Tcp(Reason::PeerNoSmc));
+        }
+        match look_first(tcp) {
+            Some(Outcome::Waits) => Some(wait_longer(rdma, now)),
+            Some(outcome) => Some(outcome),
+            None => {
+                if std::mem::take(&mut rdma.is_overdue) {
+                    rdma.deadline = None;
+                }
+                self.end_signal(rdma);
+                None
             }
         }
     }
@@ -495,6 +535,7 @@ impl Engine {
 
     /// A handshake is given up from outside.
     pub(in crate::engine) fn forget_rdma(&self, connection: &Connection, rdma: &mut RdmaPending) {
+        self.end_signal(rdma);
         self.give_back(rdma);
         self.wire.thread.forget(connection, connection.tcp());
     }
@@ -575,13 +616,14 @@ impl Engine {
     }
 
     /// The stream goes on over TCP, with what the program sent so far.
-    fn stay_on_tcp(
+    pub(super) fn stay_on_tcp(
         &'static self,
-        connection: &Arc<Connection>,
+        connection: &Connection,
         guard: &mut Option<Pending>,
         mut rdma: RdmaPending,
         reason: Reason,
     ) {
+        self.end_signal(&mut rdma);
         self.give_back(&mut rdma);
         if let (Some(tcp), false) = (connection.tcp(), rdma.held.is_empty()) {
             // At most EARLY_MAX: any socket's send buffer takes it at once.
@@ -613,6 +655,22 @@ fn look_first(tcp: BorrowedFd<'_>) -> Option<Outcome> {
         Ok(0) => Some(Outcome::Tcp(Reason::Ended)),
         _ => None,
     }
+}
+
+/// Server: nothing came yet. A client that says nothing for longer than the Proposal may take is
+/// plain TCP, as far as can be told: our program may speak first then. Until it does we go on
+/// looking, since the Proposal may be late.
+fn wait_longer(rdma: &mut RdmaPending, now: Instant) -> Outcome {
+    let machine = rdma.machine.as_ref();
+    let until = machine.and_then(|machine| either!(machine, m => m.poll_timeout()));
+    if until.is_some_and(|until| until <= now) {
+        if rdma.held() > 0 || rdma.closed.is_some() {
+            return Outcome::Tcp(Reason::PeerNoSmc);
+        }
+        rdma.is_overdue = true;
+        rdma.deadline = Some(now + LOOK_AGAIN);
+    }
+    Outcome::Waits
 }
 
 fn broken(error: HandshakeError) -> Outcome {

@@ -57,6 +57,8 @@ mod subject {
     pub(super) const END: u64 = 4;
     /// The TCP socket behind the connection of that number, which moved.
     pub(super) const WITNESS: u64 = 5;
+    /// The UDP flow of the pending connection of that number.
+    pub(super) const FLOW: u64 = 6;
     pub(super) const BITS: u32 = 3;
 }
 
@@ -98,6 +100,26 @@ impl Thread {
         let mut pending = self.pending.lock();
         pending.connections.remove(&connection.helper_id());
         self.decided.notify_all();
+    }
+
+    /// Watches the UDP flow by which the peer of a pending connection is asked.
+    pub(super) fn watch_flow(
+        &self,
+        connection: &Connection,
+        flow: BorrowedFd<'_>,
+    ) -> Result<(), Errno> {
+        let word = word(subject::FLOW, connection.helper_id());
+        epoll::add(&self.epoll, flow, word, EventFlags::IN)
+    }
+
+    /// Takes [`Self::watch_flow`] back.
+    pub(super) fn forget_flow(&self, flow: BorrowedFd<'_>) {
+        let _ = epoll::delete(&self.epoll, flow);
+    }
+
+    /// Those whose handshake is pending.
+    pub(super) fn pending_connections(&self) -> Vec<Arc<Connection>> {
+        self.pending.lock().connections.values().cloned().collect()
     }
 
     /// Waits until the handshakes of connections that were accepted are decided, `at_most` so
@@ -162,6 +184,7 @@ impl Engine {
         if !thread.running.load(Ordering::Acquire) {
             return None;
         }
+        self.stop_asking(false, Reason::Forked);
         thread.settle(FORK_WAIT);
         Some(Rest {
             _busy: thread.lock_busy(),
@@ -172,6 +195,7 @@ impl Engine {
         let thread = &self.wire.thread;
         let mut events = Vec::with_capacity(64);
         let mut ports = 0;
+        let mut looked = Instant::now();
         loop {
             let known = ports;
             ports = self.watch_ports(known);
@@ -194,7 +218,13 @@ impl Engine {
             for event in &events {
                 self.wire_event(event.data.u64());
             }
-            let (news, to_watch) = self.wire.rdma.look_after(Instant::now());
+            let now = Instant::now();
+            if now - looked >= LONGEST_SLEEP {
+                looked = now;
+                self.wire.rdma.look_for_ports();
+                self.wire.choice.forget_gone();
+            }
+            let (news, to_watch) = self.wire.rdma.look_after(now);
             self.watch_ends(&to_watch);
             self.step_all(&news);
         }
@@ -204,6 +234,7 @@ impl Engine {
     fn watch_ports(&self, known: usize) -> usize {
         let ports = self.wire.rdma.ports();
         for (number, port) in ports.iter().enumerate().skip(known) {
+            let Some(port) = port else { continue };
             let number = number as u64;
             let events = [
                 (port.completion_fd(), subject::COMPLETIONS),
@@ -241,12 +272,22 @@ impl Engine {
                 let _ = rustix::io::read(&self.wire.thread.wake, &mut count);
             }
             subject::COMPLETIONS => {
-                if let Some(port) = self.wire.rdma.ports().get(number as usize) {
+                if let Some(Some(port)) = self.wire.rdma.ports().get(number as usize) {
                     port.arm();
                 }
             }
-            subject::PORT => self.wire.rdma.port_events(),
-            subject::TCP => {
+            subject::PORT => {
+                self.wire.rdma.port_events();
+                if let Some(Some(port)) = self.wire.rdma.ports().get(number as usize)
+                    && port.is_gone()
+                {
+                    // Its descriptors stay readable.
+                    for fd in [port.completion_fd(), port.event_fd()] {
+                        let _ = epoll::delete(&self.wire.thread.epoll, fd);
+                    }
+                }
+            }
+            subject::TCP | subject::FLOW => {
                 let mut pending = self.wire.thread.pending.lock();
                 if pending.connections.contains_key(&number) {
                     pending.new.push(number);

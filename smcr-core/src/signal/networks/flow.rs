@@ -17,9 +17,6 @@ use crate::sys;
 /// Datagrams that are read in one go; what floods us beyond that waits.
 const MOST_AT_ONCE: usize = 16;
 
-/// How long to try again where another connection has the port.
-const BUSY_PAUSE: Duration = Duration::from_millis(1);
-
 /// A UDP socket with the client's TCP port number at both ends, ours bound exclusively.
 #[derive(Debug)]
 struct Flow(OwnedFd);
@@ -52,17 +49,20 @@ impl Flow {
         }
     }
 
-    /// What has come, one after the other.
-    fn receive(&self, mut take: impl FnMut(&[u8])) {
+    /// What has come, one after the other. True if somebody says that nobody is there (yet).
+    fn receive(&self, mut take: impl FnMut(&[u8])) -> bool {
+        let mut is_refused = false;
         let mut buffer = [0; SIZE + 1];
         for _ in 0..MOST_AT_ONCE {
             match rustix::net::recv(&self.0, &mut buffer[..], RecvFlags::DONTWAIT) {
                 Ok((n, _)) => take(&buffer[..n]),
-                // Nobody is there (yet), says an ICMP message: anybody could.
-                Err(Errno::CONNREFUSED | Errno::INTR) => {}
-                Err(_) => return,
+                // An ICMP message: anybody could send one.
+                Err(Errno::CONNREFUSED) => is_refused = true,
+                Err(Errno::INTR) => {}
+                Err(_) => break,
             }
         }
+        is_refused
     }
 }
 
@@ -182,7 +182,8 @@ impl AsFd for Asking {
 pub enum Refusal {
     /// Nothing was heard of the client: is UDP filtered? Worth remembering.
     Unheard,
-    /// The client was heard, and did not commit in time.
+    /// The client was heard, and did not commit in time; or its host says that it is not there, for
+    /// it has given up waiting.
     NoAnswer,
     /// The client said Stop, or TCP ended.
     Stopped,
@@ -203,107 +204,108 @@ impl Refusal {
     }
 }
 
-/// The server's end of a connection that is to become SMC. Keep it until the first byte of CLC has
-/// been seen: it answers a client that did not hear Go.
+/// The server's end: calls the client of a connection just accepted, whose SYN had the hint for
+/// networks ([`Syn::is_from_network`]). To be driven as [`Asking`] is, until it is decided: at most
+/// 20 ms and three round trips if nothing is heard of the client, else 200 ms.
+///
+/// Once agreed, keep it until the first byte of CLC has been seen: it answers a client that did not
+/// hear Go.
 #[derive(Debug)]
-pub struct Agreed {
-    /// Bytes of the stream in front of the Proposal, as the client says.
-    pub early: u32,
+pub struct Calling {
     flow: Flow,
     server: Server,
+    /// The client's host has been heard.
+    is_refused: bool,
 }
 
-impl Agreed {
-    /// Takes what has come; to be called when the descriptor is readable. True if the client
-    /// stays on TCP: no CLC will come, and nothing needs to be looked for.
+impl Calling {
+    /// Calls for the first time.
+    ///
+    /// # Errors
+    /// Those of the socket, as [`Asking::begin`]. `EADDRINUSE` may also be another client that has
+    /// the same port number, and is gone in a moment.
+    pub fn begin(
+        tcp: BorrowedFd<'_>,
+        local: SocketAddr,
+        peer: SocketAddr,
+        syn: Syn,
+        now: Instant,
+    ) -> Result<Self, Errno> {
+        let flow = Flow::open(local, peer, peer.port())?;
+        let server = Server::new(local.port(), syn.tsval, nonce()?, round_trip(tcp), now);
+        let mut calling = Self {
+            flow,
+            server,
+            is_refused: false,
+        };
+        calling.transmit();
+        Ok(calling)
+    }
+
+    /// Takes what has come and sends what is due. Says, once, what became of it: the bytes of the
+    /// stream in front of the Proposal, or why the connection is TCP.
+    pub fn handle(&mut self, tcp: BorrowedFd<'_>, now: Instant) -> Option<Result<u32, Refusal>> {
+        self.receive(now);
+        if is_over(tcp) {
+            self.stop();
+        }
+        let was_decided = self.server.poll_event();
+        let is_due = self.server.poll_timeout().is_some_and(|at| at <= now);
+        if was_decided.is_none() && is_due {
+            self.server.handle_timeout(now);
+            self.transmit();
+            if self.server.poll_event().is_some() {
+                return Some(Err(match self.server.has_heard() || self.is_refused {
+                    true => Refusal::NoAnswer,
+                    false => Refusal::Unheard,
+                }));
+            }
+        }
+        match was_decided? {
+            server::Event::Agreed { early } => Some(Ok(early)),
+            server::Event::Ended => Some(Err(Refusal::Stopped)),
+        }
+    }
+
+    /// Whether the client stays on TCP after all, once it is agreed: no CLC will come, and nothing
+    /// needs to be looked for. To be asked when the descriptor is readable.
     pub fn is_stopped(&mut self, now: Instant) -> bool {
+        self.receive(now);
+        self.server.poll_event() == Some(server::Event::Ended)
+    }
+
+    /// See [`Server::stop`].
+    pub fn stop(&mut self) -> bool {
+        let stopped = self.server.stop();
+        self.transmit();
+        stopped
+    }
+
+    /// See [`Server::poll_timeout`].
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.server.poll_timeout()
+    }
+
+    fn receive(&mut self, now: Instant) {
         let (flow, server) = (&self.flow, &mut self.server);
-        flow.receive(|datagram| {
+        self.is_refused |= flow.receive(|datagram| {
             server.handle(datagram, now);
             if let Some(answer) = server.poll_transmit() {
                 flow.send(&answer);
             }
         });
-        server.poll_event() == Some(server::Event::Ended)
+    }
+
+    fn transmit(&mut self) {
+        if let Some(datagram) = self.server.poll_transmit() {
+            self.flow.send(&datagram);
+        }
     }
 }
 
-impl AsFd for Agreed {
+impl AsFd for Calling {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.flow.0.as_fd()
-    }
-}
-
-/// Calls the client of a connection just accepted, whose SYN had the hint for networks
-/// ([`Syn::is_from_network`]), and waits for what it says: at most 20 ms and three round trips if
-/// nothing is heard of it, else 200 ms.
-///
-/// # Errors
-/// Why the connection is TCP.
-pub fn call(
-    tcp: BorrowedFd<'_>,
-    local: SocketAddr,
-    peer: SocketAddr,
-    syn: Syn,
-) -> Result<Agreed, Refusal> {
-    let began = Instant::now();
-    let flow = loop {
-        match Flow::open(local, peer, peer.port()) {
-            Ok(flow) => break flow,
-            // Perhaps for another client that has the same port number.
-            Err(Errno::ADDRINUSE) if began.elapsed() < super::CALL_WAIT => {
-                std::thread::sleep(BUSY_PAUSE);
-            }
-            Err(errno) => return Err(Refusal::System(errno)),
-        }
-    };
-    let nonce = nonce().map_err(Refusal::System)?;
-    let mut server = Server::new(local.port(), syn.tsval, nonce, round_trip(tcp), began);
-    loop {
-        if let Some(datagram) = server.poll_transmit() {
-            flow.send(&datagram);
-        }
-        match server.poll_event() {
-            Some(server::Event::Agreed { early }) => {
-                return Ok(Agreed {
-                    early,
-                    flow,
-                    server,
-                });
-            }
-            Some(server::Event::Ended) => return Err(Refusal::Stopped),
-            None => {}
-        }
-        let now = Instant::now();
-        let at = server.poll_timeout().unwrap_or(now);
-        if at <= now {
-            server.handle_timeout(now);
-            if server.poll_event() == Some(server::Event::Ended) {
-                if let Some(stop) = server.poll_transmit() {
-                    flow.send(&stop);
-                }
-                return Err(match server.has_heard() {
-                    true => Refusal::NoAnswer,
-                    false => Refusal::Unheard,
-                });
-            }
-            continue;
-        }
-        if is_over(tcp) {
-            server.stop();
-            continue;
-        }
-        // Rounded up: an early look would find nothing due.
-        let ms = (at - now).as_millis() as i32 + 1;
-        // A signal of the program only makes us look early.
-        if let Ok(1..) = sys::poll_one(flow.0.as_fd(), libc::POLLIN, Some(ms)) {
-            flow.receive(|datagram| {
-                server.handle(datagram, now);
-                if let Some(answer) = server.poll_transmit() {
-                    flow.send(&answer);
-                }
-            });
-        }
     }
 }
 

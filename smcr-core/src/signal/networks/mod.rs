@@ -56,6 +56,9 @@
 //!
 //! # Parts
 //!
+//! This library's client keeps what the program sends until it is decided, so it says of no bytes
+//! that they come before; and it waits a quarter of a second for the Call.
+//!
 //! [`client`] and [`server`] are the two ends as state machines, without sockets or clocks;
 //! [`message`] the format; [`flow`] the sockets; [`Silent`] who did not answer.
 
@@ -73,7 +76,7 @@ mod tests;
 
 use std::time::Duration;
 
-pub use flow::{Agreed, Asking, Refusal, call};
+pub use flow::{Asking, Calling, Refusal};
 pub use silent::Silent;
 
 /// How long an end waits for one of which it has heard, as long as nothing is lost a moment; the
@@ -82,6 +85,10 @@ pub const HEARD_WAIT: Duration = Duration::from_millis(200);
 
 /// How long a server waits for a client of which it has heard nothing, beside three round trips.
 pub const CALL_WAIT: Duration = Duration::from_millis(20);
+
+/// How long a client waits for the Call, with what its program sends in its hands. A busy server
+/// takes its time to accept.
+pub const ASK_WAIT: Duration = Duration::from_millis(250);
 
 /// When a datagram is repeated first; each time the wait is doubled.
 const FIRST_REPEAT: Duration = Duration::from_millis(1);
