@@ -20,6 +20,7 @@ use crate::handshake::{
     Event, Fabric, Handshake, MAX_NEEDED, MAX_PEEKED, Peeked, Phase, RdmaClient, RdmaServer,
     ShmClient, ShmServer, Side, Timeouts,
 };
+use crate::rdma::sim::world::{Op, World};
 
 /// Parses `data` as one CLC message. What parses can be said again, and then means the same.
 pub fn clc_message(data: &[u8]) {
@@ -292,6 +293,21 @@ fn talk<F: Fabric, S: Side<F>>(
 }
 
 const _: () = assert!(MAX_NEEDED >= Header::LEN);
+
+/// Two engines over a simulated network, whose programs and faults are what `data` says: eight
+/// bytes of seed, then three for each operation.
+pub fn rdma_ops(data: &[u8]) {
+    let Some((seed, ops)) = data.split_first_chunk() else {
+        return;
+    };
+    let mut world = World::new(u64::from_le_bytes(*seed));
+    world.act(Op::Open);
+    let (ops, _) = ops.as_chunks();
+    for op in ops {
+        world.act(Op::from_bytes(*op));
+    }
+    world.finish();
+}
 
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,9 @@ const MAX_DEVICES: usize = 256;
 const PORTS: std::ops::RangeInclusive<u8> = 1..=2;
 /// Entries of a GID table that are read; adapters have up to 256.
 const MAX_GIDS: u32 = 1024;
+/// So many empty entries in a row are taken for the end of those in use: the kernel gives a new
+/// address the first free place. Reading all of a long table takes milliseconds, in a connect().
+const MAX_FREE: u32 = 64;
 /// Length of a PNETID in the string of a port's hardware, in bytes.
 const HARDWARE_ID: usize = 16;
 
@@ -91,7 +94,11 @@ impl Sysfs {
     /// The valid entries of a port's GID table, in its order.
     pub(super) fn gids(&self, device: &str, port: u8) -> Vec<RawGid> {
         let mut gids = Vec::new();
+        let mut last_used = 0;
         for index in 0..MAX_GIDS {
+            if index - last_used > MAX_FREE {
+                break;
+            }
             let read = |what: &str| self.port(device, port, &format!("{what}/{index}"));
             let entry = read("gids");
             let Some(text) = entry.as_deref() else {
@@ -104,6 +111,7 @@ impl Sysfs {
             if gid.is_unspecified() {
                 continue;
             }
+            last_used = index;
             let (Some(kind), Some(netdev)) = (read("gid_attrs/types"), read("gid_attrs/ndevs"))
             else {
                 continue;

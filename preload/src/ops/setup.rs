@@ -422,7 +422,7 @@ pub(crate) fn accepted(listener: RawFd, fd: RawFd, flags: c_int) -> RawFd {
         }
     };
     match accepted {
-        Ok(Admitted::Pending(connecting)) => begin(connecting, &[fd], engine),
+        Ok(Admitted::Pending(connecting)) => begin(*connecting, &[fd], engine),
         Ok(Admitted::Moved(accepted)) => {
             let connection: Arc<Connection> = Arc::new(accepted.connection);
             let stream = StreamRef::new(Arc::clone(&connection));

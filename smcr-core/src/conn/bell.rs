@@ -156,16 +156,16 @@ pub(crate) fn fill(fd: BorrowedFd<'_>) {
 /// will wait on it, so that it must not be just anything.
 pub(crate) fn is_end(fd: BorrowedFd<'_>) -> bool {
     let is = |name, value| sys::get_int(fd, libc::SOL_SOCKET, name) == Ok(value);
-    is(libc::SO_DOMAIN, libc::AF_UNIX)
-        && is(libc::SO_TYPE, libc::SOCK_SEQPACKET)
-        && is(libc::SO_ACCEPTCONN, 0)
+    is(libc::SO_DOMAIN, libc::AF_UNIX) && is(libc::SO_TYPE, libc::SOCK_SEQPACKET)
 }
 
-/// Takes everything out of an end that was just passed to us.
-pub(crate) fn empty(fd: BorrowedFd<'_>) {
+/// Takes everything out of an end that was just passed to us. False if it is no end: not
+/// connected, or listening.
+pub(crate) fn empty(fd: BorrowedFd<'_>) -> bool {
     for _ in 0..MANY {
-        if sys::recv(fd, &mut [], libc::MSG_DONTWAIT).is_err() {
-            break;
+        if let Err(errno) = sys::recv(fd, &mut [], libc::MSG_DONTWAIT) {
+            return matches!(errno, Errno::AGAIN | Errno::CONNRESET);
         }
     }
+    true
 }

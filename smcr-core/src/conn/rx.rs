@@ -54,10 +54,7 @@ impl Smc {
         }
         if flags & libc::MSG_DONTWAIT == 0 && self.is_quiet() && !self.is_nonblocking() {
             // Nothing to take the lock for.
-            spin::spin(&self.local.spin_ns, || {
-                self.poll_wire();
-                !self.is_quiet()
-            });
+            self.spin(|| !self.is_quiet());
         }
         loop {
             match self.recv_some(fd, sink, flags, peeked, arming) {
@@ -286,12 +283,11 @@ impl Smc {
         has_some: bool,
     ) -> Result<(), Errno> {
         let something = || {
-            self.poll_wire();
             self.rx.available(&self.local).is_ok_and(|n| n > peeked)
                 || self.see_flags()
                 || self.state() & state::READ_SHUT != 0
         };
-        if spin::spin(&self.local.spin_ns, something) {
+        if self.spin(something) {
             return Ok(());
         }
         let began = Instant::now();

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use rustix::io::Errno;
 
 use super::bell::{self, Hangup};
+use super::spin;
 use crate::forks;
 use crate::group::{Holders, LinkGroup};
 use crate::rdma::Handle;
@@ -133,11 +134,17 @@ impl Smc {
         self.wire().map(Handle::id)
     }
 
-    /// Looks whether something came over the wire. To be called while waiting awake.
+    /// Looks at `ready` for as long as that pays, and at the wire, if there is one here. Returns
+    /// whether it became true.
     #[inline]
-    pub fn poll_wire(&self) {
-        if let Some(wire) = self.wire() {
-            wire.poll();
+    pub(super) fn spin(&self, mut ready: impl FnMut() -> bool) -> bool {
+        let budget = &self.local.spin_ns;
+        match self.wire() {
+            Some(wire) => spin::spin_on_adapter(budget, || {
+                wire.poll();
+                ready()
+            }),
+            None => spin::spin(budget, ready),
         }
     }
 

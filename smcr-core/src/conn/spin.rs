@@ -32,6 +32,18 @@ pub fn spin(budget: &AtomicU32, mut ready: impl FnMut() -> bool) -> bool {
             return true;
         }
     }
+    spin_by_the_clock(budget, 16, ready)
+}
+
+/// The same where a look is no glance at memory, but asks an adapter: the time counts from the
+/// first one on, or a thousand of them would take longer than any budget.
+pub fn spin_on_adapter(budget: &AtomicU32, mut ready: impl FnMut() -> bool) -> bool {
+    ready() || spin_by_the_clock(budget, 1, ready)
+}
+
+/// Looks so many times between two glances at the clock.
+#[inline]
+fn spin_by_the_clock(budget: &AtomicU32, looks: u32, mut ready: impl FnMut() -> bool) -> bool {
     let longest = LONGEST_NS.load(Ordering::Relaxed);
     let learnt = budget.load(Ordering::Relaxed);
     let time = if learnt == 0 {
@@ -45,7 +57,7 @@ pub fn spin(budget: &AtomicU32, mut ready: impl FnMut() -> bool) -> bool {
     }
     let start = Instant::now();
     for round in 1u32.. {
-        for _ in 0..16 {
+        for _ in 0..looks {
             if ready() {
                 budget.store(longest, Ordering::Relaxed);
                 return true;
@@ -75,5 +87,41 @@ pub fn slept(budget: &AtomicU32, time: Duration) {
     let longest = LONGEST_NS.load(Ordering::Relaxed);
     if time.as_nanos() < u128::from(longest) * 2 {
         budget.store(longest, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+    use std::time::{Duration, Instant};
+
+    use super::{spin, spin_on_adapter};
+
+    /// A look that takes as long as one at an adapter.
+    fn slow(looks: &mut u32) -> bool {
+        let end = Instant::now() + Duration::from_micros(20);
+        while Instant::now() < end {}
+        *looks += 1;
+        false
+    }
+
+    #[test]
+    fn slow_looks_keep_to_the_budget() {
+        let budget = AtomicU32::new(0);
+        let mut looks = 0;
+        assert!(!spin_on_adapter(&budget, || slow(&mut looks)));
+        // 50 us, and what the last one takes beyond them.
+        assert!((2..=4).contains(&looks), "{looks} looks");
+        // Once it is learnt that waiting awake does not pay, one look is left.
+        budget.store(1, std::sync::atomic::Ordering::Relaxed);
+        let mut looks = 0;
+        assert!(!spin_on_adapter(&budget, || slow(&mut looks)));
+        assert_eq!(looks, 1);
+    }
+
+    #[test]
+    fn the_first_look_is_enough() {
+        let budget = AtomicU32::new(0);
+        assert!(spin(&budget, || true) && spin_on_adapter(&budget, || true));
     }
 }

@@ -168,11 +168,8 @@ impl Smc {
     /// Waits until there is space, awake or asleep.
     #[cold]
     fn wait_writable(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
-        let has_space = || {
-            self.poll_wire();
-            self.tx.free(&self.local, 1) != Ok(0) || self.see_flags_closed()
-        };
-        if spin::spin(&self.local.spin_ns, has_space) {
+        let has_space = || self.tx.free(&self.local, 1) != Ok(0) || self.see_flags_closed();
+        if self.spin(has_space) {
             return Ok(());
         }
         let control = self.tx.control();

@@ -120,10 +120,8 @@ impl Engine {
     ) -> Result<ConnectPlan, Reason> {
         self.allow(peer.port(), peer.ip())?;
         if !names::is_present(peer.port()) {
-            let how = self.ask_for_rdma(fd, peer, ttl);
-            return how
-                .map(|how| ConnectPlan { peer, how })
-                .ok_or(Reason::PeerNoSmc);
+            let how = self.ask_for_rdma(fd, peer, ttl)?;
+            return Ok(ConnectPlan { peer, how });
         }
         let ipv6 = peer.is_ipv6();
         if !syn::set_hint(fd, ipv6) {

@@ -37,7 +37,7 @@ pub enum Admitted {
     /// It moved.
     Moved(Box<Accepted>),
     /// Its handshake is pending, as a client's.
-    Pending(Connecting),
+    Pending(Box<Connecting>),
 }
 
 /// How long to look for the client's name, which it binds right after its connect(), unless it
@@ -78,7 +78,7 @@ impl Engine {
         let (local, peer) = addresses(fd).map_err(|_| Reason::Ended)?;
         if !on_this_host(local, peer) && self.config.rdma() {
             let pending = self.accepted_rdma(fd, local, peer, listener)?;
-            return Ok(Admitted::Pending(pending));
+            return Ok(Admitted::Pending(Box::new(pending)));
         }
         let accepted = self.accepted_here(fd, local, peer)?;
         Ok(Admitted::Moved(Box::new(accepted)))
@@ -131,12 +131,11 @@ impl Engine {
             disconnect(fd);
             return Err(Reason::ClcInvalid);
         };
-        if !bell::is_end(end.as_fd()) {
+        if !bell::is_end(end.as_fd()) || !bell::empty(end.as_fd()) {
             disconnect(fd);
             return Err(Reason::ClcInvalid);
         }
         PUBLISHER.count(Counter::HandshakesStarted);
-        bell::empty(end.as_fd());
         let client = Client {
             early: early as usize,
             gid: ShmGid(gid),
@@ -217,25 +216,32 @@ impl Engine {
             return Err(Refusal::Broken(Reason::ClcInvalid));
         }
         let timeouts = self.timeouts();
-        take_early(tcp, rx, early, Instant::now() + timeouts.proposal)?;
+        let mut inbox = Inbox::default();
+        inbox.take_early(tcp, rx, early, Instant::now() + timeouts.proposal)?;
         let host = ShmHost {
             identity: self.identity,
             eids: self.eids.clone(),
         };
         let mut handshake = ShmServer::new(host, timeouts, Instant::now());
         let mut memory = Some(client.memory);
-        let mut bytes = [0u8; 4096];
+        // Nothing follows the Proposal until it is answered. What follows a later message may be the
+        // program's.
+        let mut proposed_yet = false;
         loop {
             let event = loop {
                 if let Some(event) = handshake.poll_event() {
                     break event;
                 }
-                let needed = handshake.needed().min(bytes.len());
-                let fed = match receive(tcp, &mut bytes[..needed], handshake.poll_timeout()) {
+                let most = if proposed_yet {
+                    handshake.needed()
+                } else {
+                    usize::MAX
+                };
+                let fed = match inbox.fill(tcp, most, handshake.poll_timeout()) {
                     Ok(0) => handshake.handle_end(),
-                    Ok(n) => handshake
-                        .handle_bytes(&bytes[..n], Instant::now())
-                        .map(drop),
+                    Ok(_) => handshake
+                        .handle_bytes(inbox.rest(), Instant::now())
+                        .map(|taken| inbox.from += taken),
                     Err(Errno::TIMEDOUT) => handshake.handle_timeout(Instant::now()),
                     Err(_) => handshake.handle_end(),
                 };
@@ -244,6 +250,10 @@ impl Engine {
                     Refusal::Broken(error.reason())
                 })?;
             };
+            if !inbox.rest().is_empty() {
+                return Err(Refusal::Broken(Reason::ClcInvalid));
+            }
+            proposed_yet = true;
             match event {
                 Event::Proposed(proposed) => {
                     let own = self.describe(rx).map_err(Refusal::Broken)?;
@@ -377,22 +387,68 @@ fn wait_commit(channel: &OwnedFd) -> Result<(Message, Vec<OwnedFd>), Reason> {
     }
 }
 
-/// Moves the bytes that the client's program sent over TCP into the ring, as if they had come
-/// over SMC.
-fn take_early(tcp: BorrowedFd<'_>, rx: &Rx, early: usize, until: Instant) -> Result<(), Refusal> {
-    let mut taken = 0;
-    let mut piece = [0u8; 4096];
-    while taken < early {
-        let len = (early - taken).min(piece.len());
-        match receive(tcp, &mut piece[..len], Some(until)) {
-            Ok(n) if n > 0 => {
-                rx.preload(taken, &piece[..n]);
-                taken += n;
-            }
-            _ => return Err(Refusal::Broken(Reason::Ended)),
+/// What was received and not looked at yet.
+struct Inbox {
+    bytes: [u8; 4096],
+    from: usize,
+    to: usize,
+}
+
+impl Default for Inbox {
+    fn default() -> Self {
+        Self {
+            bytes: [0; 4096],
+            from: 0,
+            to: 0,
         }
     }
-    Ok(())
+}
+
+impl Inbox {
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.from..self.to]
+    }
+
+    /// Receives at most `most` bytes if there are none. Returns how many there are, 0 at the end
+    /// of the stream.
+    fn fill(
+        &mut self,
+        tcp: BorrowedFd<'_>,
+        most: usize,
+        until: Option<Instant>,
+    ) -> Result<usize, Errno> {
+        if self.from == self.to {
+            let most = most.min(self.bytes.len());
+            self.to = 0;
+            self.from = 0;
+            self.to = receive(tcp, &mut self.bytes[..most], until)?;
+        }
+        Ok(self.to - self.from)
+    }
+
+    /// Moves the bytes that the client's program sent over TCP into the ring, as if they had come
+    /// over SMC.
+    fn take_early(
+        &mut self,
+        tcp: BorrowedFd<'_>,
+        rx: &Rx,
+        early: usize,
+        until: Instant,
+    ) -> Result<(), Refusal> {
+        let mut taken = 0;
+        while taken < early {
+            match self.fill(tcp, usize::MAX, Some(until)) {
+                Ok(there) if there > 0 => {
+                    let len = there.min(early - taken);
+                    rx.preload(taken, &self.rest()[..len]);
+                    self.from += len;
+                    taken += len;
+                }
+                _ => return Err(Refusal::Broken(Reason::Ended)),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Receives what there is, waiting until `until`.

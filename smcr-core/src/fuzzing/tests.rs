@@ -145,3 +145,14 @@ fn rdma_handshake() {
         data.append(&mut input);
     });
 }
+
+#[test]
+fn rdma_ops() {
+    // Each run is hundreds of operations.
+    let mut random = Random(number("SMCR_FUZZ_SEED", 0x5eed).max(1));
+    for _ in 0..number("SMCR_FUZZ_RUNS", 200_000) / 1000 {
+        let len = 8 + 3 * random.below(300);
+        let data: Vec<u8> = (0..len).map(|_| (random.next() >> 40) as u8).collect();
+        super::rdma_ops(&data);
+    }
+}

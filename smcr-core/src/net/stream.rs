@@ -130,7 +130,7 @@ impl SmcStream {
                 Self::new(accepted.end, Arc::new(accepted.connection), local, peer)
             }
             Ok((Admitted::Pending(connecting), engine)) => {
-                Self::from_connecting(connecting, engine, peer)
+                Self::from_connecting(*connecting, engine, peer)
             }
             Err(reason) => Self::on_tcp(tcp, Role::Server, reason, local, peer),
         }

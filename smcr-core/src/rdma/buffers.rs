@@ -24,7 +24,8 @@ const BIGGEST: u8 = 64;
 /// A pool of elements of one size.
 #[derive(Debug)]
 pub(super) struct Buffers {
-    port: Arc<dyn Port>,
+    /// Until it is gone.
+    port: Option<Arc<dyn Port>>,
     access: Access,
     element_size: u32,
     buffers: Vec<Buffer>,
@@ -32,8 +33,8 @@ pub(super) struct Buffers {
 
 #[derive(Debug)]
 struct Buffer {
-    /// Before the memory: it goes first.
-    region: Box<dyn Region>,
+    /// Before the memory: it goes first. `None` once the port is gone.
+    region: Option<Box<dyn Region>>,
     rmb: Arc<Rmb>,
     /// Which elements are in use: bit i for element i.
     used: u64,
@@ -79,7 +80,7 @@ impl Element {
 impl Buffers {
     pub(super) fn new(port: Arc<dyn Port>, access: Access, element_size: u32) -> Self {
         Self {
-            port,
+            port: Some(port),
             access,
             element_size,
             buffers: Vec::new(),
@@ -91,8 +92,11 @@ impl Buffers {
     ///
     /// # Errors
     /// `ENOMEM` and the like: the memory could not be had or registered; `ENOSPC`: the group has
-    /// as many buffers as it may.
+    /// as many buffers as it may; `ENODEV`: the port is gone.
     pub(super) fn take(&mut self) -> Result<Element, Errno> {
+        if self.port.is_none() {
+            return Err(Errno::NODEV);
+        }
         let free = |(_, buffer): &(usize, &Buffer)| buffer.used != full(buffer.count());
         let all = self.buffers.iter().enumerate().filter(free);
         let number = match all.max_by_key(|(_, buffer)| buffer.known) {
@@ -103,15 +107,16 @@ impl Buffers {
             }
         };
         let buffer = &mut self.buffers[number];
+        let region = buffer.region.as_ref().ok_or(Errno::NODEV)?;
         let index = buffer.used.trailing_ones() as u8;
         buffer.used |= 1 << index;
         buffer.rmb.reset(index);
         Ok(Element {
             rmb: Arc::clone(&buffer.rmb),
             index,
-            lkey: buffer.region.lkey(),
-            rkey: buffer.region.rkey(),
-            address: buffer.region.address(),
+            lkey: region.lkey(),
+            rkey: region.rkey(),
+            address: region.address(),
             buffer: number as u32,
         })
     }
@@ -140,6 +145,14 @@ impl Buffers {
         }
     }
 
+    /// The port is gone, and no link uses the memory any more: nothing of the port is kept.
+    pub(super) fn lose_port(&mut self) {
+        for buffer in &mut self.buffers {
+            buffer.region = None;
+        }
+        self.port = None;
+    }
+
     fn grow(&mut self) -> Result<(), Errno> {
         if self.buffers.len() >= MOST {
             return Err(Errno::NOSPC);
@@ -149,13 +162,14 @@ impl Buffers {
         let geometry = Geometry::new(count, self.element_size).ok_or(Errno::INVAL)?;
         let rmb = Rmb::create(geometry, 0)?;
         let len = usize::from(count) * self.element_size as usize;
+        let port = self.port.as_ref().ok_or(Errno::NODEV)?;
         // SAFETY: the rings lie behind one another in the mapping, which `rmb` keeps; `region`
         // is dropped before it (the order of the fields), and whoever holds an Element keeps
         // only the memory longer than the region, not the other way round.
-        let region = unsafe { self.port.register(rmb.ring(0), len, self.access)? };
+        let region = unsafe { port.register(rmb.ring(0), len, self.access)? };
         group::add_rmb_bytes(geometry.memory_size());
         self.buffers.push(Buffer {
-            region,
+            region: Some(region),
             rmb,
             used: 0,
             known: Known::No,

@@ -32,6 +32,9 @@ use crate::shm::{Local, LocalRef, Rx, Tx, flag};
 /// A WRITE is at most this long, so that the peer can begin to read while more is on its way.
 const LONGEST_WRITE: usize = 128 << 10;
 
+/// How many times a minute a closed connection waits for a peer that does not read.
+const LONGEST_WAITS: u32 = 10;
+
 /// Work requests that are left to LLC messages, whatever the connections want.
 const LLC_ROOM: usize = 8;
 
@@ -69,6 +72,11 @@ pub(super) struct Connection {
     /// Our RMBE and the peer's, in cursors.
     in_window: Window,
     out_window: Window,
+    /// The peer has written up to here: one byte more than the program was told of, at most, where
+    /// an urgent byte that it did not step over still has its place.
+    arrived: u64,
+    /// What the peer said when that last byte was still to be told.
+    late_end: ConnState,
     /// WRITEs are posted up to here.
     sent: u64,
     /// The peer has read up to here.
@@ -96,6 +104,8 @@ pub(super) struct Connection {
     to_say: ConnState,
     /// What the program's end said when it was last looked at.
     heard: u32,
+    /// How often the timer of its end was set again.
+    waits: u32,
     /// The link is gone: nothing can be sent any more.
     broken: bool,
     tcp_ended: bool,
@@ -159,6 +169,8 @@ impl Connection {
             out_window: Window::new(peer.size, EyeCatcher::None),
             peer,
             token,
+            arrived: 0,
+            late_end: ConnState::NONE,
             sent: 0,
             peer_cons: 0,
             seq_out: CdcSeq::BEFORE_FIRST,
@@ -174,6 +186,7 @@ impl Connection {
             close,
             to_say: ConnState::NONE,
             heard: 0,
+            waits: 0,
             broken: false,
             tcp_ended: false,
             free: false,
@@ -207,6 +220,9 @@ impl Connection {
     ) -> Result<Pumped, Errno> {
         loop {
             self.see_program(now);
+            if self.publish() {
+                self.ring();
+            }
             let Some(next) = self.next_message() else {
                 return Ok(Pumped::Idle);
             };
@@ -217,7 +233,7 @@ impl Connection {
             let writes = self.writes(next.len);
             let up_to = self.sent + next.len as u64;
             let seq = self.seq_out.next();
-            let consumed = self.consumed();
+            let consumed = self.confirmed();
             let message = CdcMessage {
                 seq,
                 token: self.peer.token,
@@ -345,12 +361,56 @@ impl Connection {
         prod - unread as u64
     }
 
+    /// How far the peer may take the program to have read. An urgent byte that is next counts: it
+    /// is remembered, and the peer writes nothing more until it has heard that (RFC 7609 §4.7.5,
+    /// §4.7.6), while a program that stands before it may wait for more to come. Not in line: there
+    /// it is read like any other, and its place must not be written to before.
+    fn confirmed(&self) -> u64 {
+        let consumed = self.consumed();
+        let inline = self.app.oob_inline.load(Ordering::Relaxed) != 0;
+        let is_next = !inline && self.urgent_in == consumed + 1;
+        let told = self.shared.announced.load(Ordering::Relaxed);
+        (consumed + u64::from(is_next)).max(told)
+    }
+
+    /// Remembers the urgent byte before `position`, for `recv(MSG_OOB)`. The program's end has not
+    /// been told of it yet.
+    fn remember_urgent(&self, position: u64) {
+        let Element { rmb, index, .. } = &self.rmbe;
+        let size = u64::from(self.in_window.capacity());
+        let offset = ((position - 1) % size) as usize;
+        // SAFETY: a byte of our element. The peer wrote it, and has no right to write there again
+        // before it has heard that the byte was seen; if it does, any value will do.
+        let byte = unsafe { rmb.ring(*index).add(offset).read_volatile() };
+        let byte = Local::URGENT_VALID | u32::from(byte);
+        self.app.urgent_byte.store(byte, Ordering::Relaxed);
+        self.app.urgent_seen.store(position, Ordering::Release);
+    }
+
+    /// Tells the program of what arrived, as far as its ring has room. True if it has to be woken.
+    fn publish(&mut self) -> bool {
+        let told = self.own.prod.load(Ordering::Relaxed);
+        let limit = self.consumed() + u64::from(self.in_window.capacity());
+        let upto = self.arrived.min(limit);
+        // Behind an error or its own end there is nothing for the program to read.
+        if upto <= told || !self.close.state().can_receive() {
+            return false;
+        }
+        let mut ring = self.inbound.publish(&self.own, (upto - told) as usize);
+        if self.late_end != ConnState::NONE && upto == self.arrived {
+            let late = std::mem::replace(&mut self.late_end, ConnState::NONE);
+            self.tell_program_of_end(late);
+            ring = true;
+        }
+        ring
+    }
+
     /// Whether the peer has to hear how far the program has read (RFC 7609 §4.5.1): when its
     /// window is under half the element and this opens a tenth of it; at once if it asked for
     /// that, or is blocked.
     fn owes_update(&self) -> bool {
         let announced = self.shared.announced.load(Ordering::Relaxed);
-        let gain = self.consumed() - announced;
+        let gain = self.confirmed() - announced;
         gain > 0 && {
             let size = u64::from(self.in_window.capacity());
             let window = self.window();
@@ -366,6 +426,7 @@ impl Connection {
             | ProducerFlags::CURSOR_REQUESTED
             | ProducerFlags::URGENT_PENDING;
         self.in_flags.intersects(asked)
+            || self.arrived > self.own.prod.load(Ordering::Relaxed)
             || self.urgent_in > self.shared.announced.load(Ordering::Relaxed)
     }
 
@@ -450,8 +511,8 @@ impl Connection {
         }
         self.seq_in = message.seq;
         let size = u64::from(self.in_window.capacity());
-        let known = self.own.prod.load(Ordering::Relaxed);
-        let limit = self.consumed() + size;
+        let known = self.arrived;
+        let limit = self.confirmed() + size;
         let produced = position(
             self.in_window.advance(known, limit, message.producer),
             known,
@@ -462,21 +523,26 @@ impl Connection {
         self.peer_cons = position(consumed, self.peer_cons)?;
         self.close.restart_timer(now);
         self.in_flags = message.flags;
+        self.arrived = produced;
         if message.flags.contains(ProducerFlags::URGENT_PRESENT) {
             let control = self.inbound.control();
+            if produced > self.consumed() && self.urgent_in != produced {
+                self.remember_urgent(produced);
+            }
             control.urgent.store(produced, Ordering::Release);
             self.urgent_in = produced;
         }
+        let mut ring = self.publish();
         self.shared.eager.store(self.is_eager(), Ordering::Relaxed);
-        let mut ring = false;
-        // Behind an error or its own end there is nothing for the program to read.
-        if produced > known && self.close.state().can_receive() {
-            ring = self.inbound.publish(&self.own, (produced - known) as usize);
-        }
         let added = message.state.without(self.in_state);
         if added != ConnState::NONE {
             self.in_state = self.in_state | message.state;
-            self.tell_program_of_end(added);
+            let all_told = self.arrived == self.own.prod.load(Ordering::Relaxed);
+            if all_told || !self.close.state().can_receive() || added.contains(ConnState::ABORTED) {
+                self.tell_program_of_end(added);
+            } else {
+                self.late_end = self.late_end | added;
+            }
             ring = true;
             let unsent = self.produced() > self.peer_cons;
             if let Some(event) = CloseEvent::of_peer(added, unsent) {
@@ -502,6 +568,12 @@ impl Connection {
         control.tx_flags.fetch_or(flags, Ordering::AcqRel);
         // For those that ask the kernel.
         let _ = rustix::net::shutdown(&self.end, rustix::net::Shutdown::Write);
+        if flags & flag::CLOSED != 0 {
+            // There will be no room any more: whoever waits for some has to find that out.
+            let control = self.outbound.control();
+            control.writer_waiting.store(0, Ordering::Relaxed);
+            bell::drain(self.end.as_fd(), control, u32::MAX);
+        }
     }
 
     fn ring(&self) {
@@ -573,9 +645,22 @@ impl Connection {
         self.happened(CloseEvent::Abort, now);
     }
 
+    /// The program has closed, and the peer reads slowly or not at all while its link is alive (else
+    /// the group would have ended): as TCP, we go on with what was sent, but not for ever.
+    fn may_wait_on(&mut self) -> bool {
+        let has_undelivered = self.heard & flag::RELEASED != 0 && self.produced() > self.peer_cons;
+        let may = !self.broken && has_undelivered && self.waits < LONGEST_WAITS;
+        self.waits += u32::from(may);
+        may
+    }
+
     /// The time is looked at. True if something came of it.
     pub(super) fn timed_out(&mut self, now: Instant) -> bool {
         let due = self.close.poll_timeout().is_some_and(|at| at <= now);
+        if due && self.may_wait_on() {
+            self.close.restart_timer(now);
+            return false;
+        }
         if due {
             let actions = self.close.handle_timeout(now);
             self.act(actions);
@@ -626,7 +711,7 @@ impl Connection {
     /// The window as the peer knows it.
     fn window(&self) -> u64 {
         let announced = self.shared.announced.load(Ordering::Relaxed);
-        let unread = self.own.prod.load(Ordering::Relaxed) - announced;
+        let unread = self.arrived.saturating_sub(announced);
         u64::from(self.in_window.capacity()).saturating_sub(unread)
     }
 

@@ -194,8 +194,16 @@ pub trait Port: std::fmt::Debug + Send + Sync {
     /// readable for ever: the port is to be dropped.
     fn event(&self) -> Option<PortEvent>;
 
-    /// Whether [`PortEvent::Gone`] was told: it will never work again.
+    /// Whether [`PortEvent::Gone`] was told or it was found [removed](Self::is_removed): it will
+    /// never be used again.
     fn is_gone(&self) -> bool;
+
+    /// Whether the administrator removed the device, or wants to: not every kernel tells its users
+    /// (by [`PortEvent::Gone`]); some wait until all have closed it. From then on
+    /// [`Self::is_gone`] is true. A system call.
+    fn is_removed(&self) -> bool {
+        self.is_gone()
+    }
 
     /// Work requests and doorbells so far, for statistics.
     fn counts(&self) -> Counts;

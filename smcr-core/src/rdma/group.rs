@@ -147,6 +147,11 @@ impl Group {
         }
     }
 
+    /// Whether its queue pair still is.
+    pub(super) fn has_link(&self) -> bool {
+        self.link.is_some()
+    }
+
     pub(super) fn link_id(&self) -> LinkId {
         self.link_id
     }
@@ -249,6 +254,13 @@ impl Group {
     pub(super) fn heard(&mut self, now: Instant) {
         if let Some(llc) = &mut self.llc {
             llc.handle_activity(now, LINK);
+        }
+    }
+
+    /// The peer's adapter acknowledged something.
+    pub(super) fn delivered(&mut self) {
+        if let Some(llc) = &mut self.llc {
+            llc.handle_delivery(LINK);
         }
     }
 

@@ -81,8 +81,8 @@ impl Rdma {
         Handle::new(self, shared, group)
     }
 
-    /// The ports in use, in the order they came.
-    pub(crate) fn ports(&self) -> Vec<Arc<dyn Port>> {
+    /// The ports in use, in the order they came; `None` where one is gone.
+    pub(crate) fn ports(&self) -> Vec<Option<Arc<dyn Port>>> {
         self.state.lock().ports()
     }
 
@@ -142,6 +142,11 @@ impl Rdma {
             // The last words are on their way; a queue pair that goes at once takes them along.
             std::thread::sleep(Duration::from_millis(2));
         }
+    }
+
+    /// Looks whether ports were removed. A system call for each.
+    pub(crate) fn look_for_ports(&self) {
+        self.lock().look_for_ports(Instant::now());
     }
 
     /// Something happened to a port.

@@ -46,7 +46,8 @@ pub(crate) struct State {
 
 #[derive(Debug)]
 struct OpenPort {
-    port: Arc<dyn Port>,
+    /// `None`: it is gone. Its place is not used again.
+    port: Option<Arc<dyn Port>>,
     send_buffers: Buffers,
     links: HashMap<LinkId, u32>,
 }
@@ -117,13 +118,14 @@ const PUBLISH_EVERY: Duration = Duration::from_millis(500);
 impl State {
     /// The port's place, opened now if it was not yet.
     fn add_port(&mut self, port: Arc<dyn Port>, element_size: u32) -> usize {
-        let is = |open: &OpenPort| open.port.name() == port.name();
+        // Not by the name: a device that was removed and comes back has the same.
+        let is = |open: &OpenPort| open.port.as_ref().is_some_and(|it| Arc::ptr_eq(it, &port));
         if let Some(place) = self.ports.iter().position(is) {
             return place;
         }
         let send_buffers = Buffers::new(Arc::clone(&port), Access::Local, element_size);
         self.ports.push(OpenPort {
-            port,
+            port: Some(port),
             send_buffers,
             links: HashMap::new(),
         });
@@ -257,6 +259,9 @@ impl State {
         };
         group.tokens.remove(&prepared.token);
         group.rmbs.give_back(&prepared.rmbe);
+        if group.tokens.is_empty() {
+            group.became_idle(Instant::now());
+        }
         self.ports[group.port]
             .send_buffers
             .give_back(&prepared.send_buffer);
@@ -340,7 +345,9 @@ impl State {
     pub(super) fn poll(&mut self, now: Instant) -> usize {
         let mut count = 0;
         for place in 0..self.ports.len() {
-            let port = Arc::clone(&self.ports[place].port);
+            let Some(port) = self.ports[place].port.clone() else {
+                continue;
+            };
             count += port.poll(&mut |completion| self.complete(place, completion, now));
         }
         if count > 0 {
@@ -368,6 +375,7 @@ impl State {
         let Some(group) = self.groups.get_mut(&group) else {
             return;
         };
+        group.delivered();
         while let Some((number, conn, up_to)) = group.posts.completed(post) {
             if conn.is_none() {
                 group.llc_arrived(number, &mut self.news);
@@ -490,6 +498,7 @@ impl State {
             };
             match pumped {
                 Ok(Pumped::Idle) => {}
+                Ok(Pumped::NoRoom) if group.blocked.contains(&id) => {}
                 Ok(Pumped::NoRoom) => group.blocked.push(id),
                 Err(errno) => {
                     log::debug!("group {group_id}: post failed: {errno}");
@@ -580,8 +589,9 @@ impl State {
         of_connections.chain(of_groups).min()
     }
 
-    /// Groups that ended and have no connection any more.
+    /// Groups that ended and have no connection any more; ports that are gone.
     fn forget_groups(&mut self) {
+        self.forget_ports();
         let Self { groups, ports, .. } = self;
         groups.retain(|_, group| {
             let over = group.is_over();
@@ -614,7 +624,8 @@ impl State {
     fn publish(&mut self) {
         let mut now = Counts::default();
         for open in &self.ports {
-            let counts = open.port.counts();
+            let Some(port) = &open.port else { continue };
+            let counts = port.counts();
             now.writes += counts.writes;
             now.sends += counts.sends;
             now.doorbells += counts.doorbells;
@@ -635,34 +646,72 @@ impl State {
     /// Events of the ports.
     pub(super) fn port_events(&mut self, now: Instant) {
         for place in 0..self.ports.len() {
-            let port = Arc::clone(&self.ports[place].port);
+            let Some(port) = self.ports[place].port.clone() else {
+                continue;
+            };
             while let Some(event) = port.event() {
                 log::debug!("{}: {event:?}", port.name());
-                let of: Vec<u32> = match event {
-                    PortEvent::Up => continue,
-                    PortEvent::LinkFailed(link) => self.ports[place]
-                        .links
-                        .get(&link)
-                        .copied()
-                        .into_iter()
-                        .collect(),
-                    PortEvent::Down | PortEvent::Gone => {
-                        self.ports[place].links.values().copied().collect()
+                match event {
+                    // A cable that is out may be back before anybody misses it, as with TCP. Links
+                    // over which something is to go fail by themselves.
+                    PortEvent::Up | PortEvent::Down => {}
+                    PortEvent::LinkFailed(link) => {
+                        if let Some(&group) = self.ports[place].links.get(&link) {
+                            self.end_group(group, Errno::CONNRESET, Reason::LinkLost, now);
+                        }
                     }
-                };
-                for group in of {
-                    self.end_group(group, Errno::CONNRESET, Reason::LinkLost, now);
+                    PortEvent::Gone => self.port_gone(place, now),
                 }
             }
         }
     }
 
-    /// Everybody's ports.
-    pub(super) fn ports(&self) -> Vec<Arc<dyn Port>> {
-        self.ports
-            .iter()
-            .map(|open| Arc::clone(&open.port))
-            .collect()
+    /// Looks whether ports are to go: not every kernel tells.
+    pub(super) fn look_for_ports(&mut self, now: Instant) {
+        for place in 0..self.ports.len() {
+            if let Some(port) = &self.ports[place].port
+                && !port.is_gone()
+                && port.is_removed()
+            {
+                log::debug!("{}: removed", port.name());
+                self.port_gone(place, now);
+            }
+        }
+    }
+
+    /// The groups of a port end. Where it still works, their peers are told.
+    fn port_gone(&mut self, place: usize, now: Instant) {
+        let groups: Vec<u32> = self.ports[place].links.values().copied().collect();
+        for id in groups {
+            if let Some(group) = self.groups.get_mut(&id) {
+                group.close(now);
+            }
+            self.after_llc(id, now);
+            self.end_group(id, Errno::CONNRESET, Reason::LinkLost, now);
+        }
+    }
+
+    /// Lets go of ports that are gone: as long as anything of theirs is held, `rdma link del` may
+    /// wait, and a device that comes back is another one.
+    fn forget_ports(&mut self) {
+        for (place, open) in self.ports.iter_mut().enumerate() {
+            let of_port = |group: &Group| group.port == place;
+            if !open.port.as_ref().is_some_and(|port| port.is_gone())
+                || self.groups.values().any(|g| of_port(g) && g.has_link())
+            {
+                continue;
+            }
+            for group in self.groups.values_mut().filter(|group| of_port(group)) {
+                group.rmbs.lose_port();
+            }
+            open.send_buffers.lose_port();
+            open.port = None;
+        }
+    }
+
+    /// The ports, by their places; `None` where one is gone.
+    pub(super) fn ports(&self) -> Vec<Option<Arc<dyn Port>>> {
+        self.ports.iter().map(|open| open.port.clone()).collect()
     }
 
     /// Has the thread watch the end of a connection.

@@ -189,7 +189,10 @@ impl<'a> Bench<'a> {
             let count = case.count();
             let line = format!("{talk} {role} {family} {address} {port} {steps} {count}");
             match library {
-                true => format!("echo pid $$; exec {}", Library::line(&line)),
+                true => {
+                    let line = Library::line(&line);
+                    format!("echo pid $$; export SMCR_TALK_HOLD=1; exec {line}")
+                }
                 false => format!("exec {line}"),
             }
         };
@@ -213,30 +216,34 @@ impl<'a> Bench<'a> {
     pub fn talk(&mut self, caller: Caller, case: &Case) -> Result<Seen> {
         let mut running = self.start(caller, case)?;
         let deadline = Duration::from_secs(case.seconds);
-        let library = running.library.wait(deadline);
+        let library = running.library.wait_for(" done, ", deadline);
         let left = deadline.saturating_sub(running.begun.elapsed());
         let kernel = running.kernel.wait(left.max(Duration::from_secs(5)));
         let time = running.begun.elapsed();
-        let (library, kernel) = match (library, kernel) {
-            (Ok(library), Ok(kernel)) => (library, kernel),
-            (library, kernel) => {
-                let say = |end| match end {
+        let (kernel, library) = match (kernel, library) {
+            (Ok(kernel), Ok(())) => (kernel, running.library.stdout()),
+            (kernel, library) => {
+                let library = match library {
+                    Ok(()) => running.library.stdout(),
+                    Err(error) => format!("{error:#}"),
+                };
+                let kernel = match kernel {
                     Ok(finished) => format!("{finished}"),
                     Err(error) => format!("{error:#}"),
                 };
-                bail!("library: {}; kernel: {}", say(library), say(kernel));
+                bail!("library: {library}; kernel: {kernel}");
             }
         };
-        let said = format!("library: {}; kernel: {}", library, kernel);
+        // While the library's process lives: its end would clean up for it.
+        let clean = self.expect_clean();
+        let process = self.process(&library);
+        running.library.close_stdin()?;
+        let library = running.library.wait(Duration::from_secs(20))?;
         ensure!(
             library.status.success() && kernel.status.success(),
-            "{said}"
+            "library: {library}; kernel: {kernel}"
         );
-        let process = self.process(&library.stdout)?;
-        let short = |text: &str| {
-            let lines = text.lines().filter(|line| !line.starts_with("pid "));
-            lines.collect::<Vec<_>>().join(", ")
-        };
+        clean?;
         Ok(Seen {
             time,
             said: format!(
@@ -244,8 +251,25 @@ impl<'a> Bench<'a> {
                 short(&library.stdout),
                 short(&kernel.stdout)
             ),
-            library: process,
+            library: process?,
         })
+    }
+
+    /// Net/smc at both ends, without the library: what Linux does by itself. Says how the two ended,
+    /// stopped after `patience` if need be.
+    pub fn both_kernels(&mut self, case: &Case, patience: Duration) -> Result<String> {
+        kernel_peer::configure(&self.pair.client)?;
+        self.port += 1;
+        let (address, port) = (self.pair.server.address(), self.port);
+        let talk = paths::programs().join("smcr-talk");
+        let talk = quote(&talk.display().to_string());
+        let line = |role, steps| format!("exec {talk} {role} smc {address} {port} {steps}");
+        let mut listener = self.pair.server.spawn(line("listen", case.listen))?;
+        self.pair.server.wait_for_listener(port)?;
+        let mut caller = self.pair.client.spawn(line("connect", case.connect))?;
+        caller.wait_a_while(patience)?;
+        let (caller, listener) = (caller.stop()?, listener.stop()?);
+        Ok(format!("caller: {caller}; listener: {listener}"))
     }
 
     /// What `smcr-stat` says of the process that wrote this.
@@ -257,11 +281,16 @@ impl<'a> Bench<'a> {
         process.with_context(|| format!("smcr-stat does not show process {pid}"))
     }
 
+    /// What net/smc has not let go of; empty if there is nothing.
+    pub fn left(&self) -> Result<String> {
+        leftovers(&self.pair.server)
+    }
+
     /// An error unless net/smc has forgotten all its connections, soon.
     pub fn expect_clean(&mut self) -> Result<()> {
         let start = Instant::now();
         loop {
-            let left = leftovers(&self.pair.server)?;
+            let left = self.left()?;
             if left.is_empty() {
                 return Ok(());
             }
@@ -311,7 +340,6 @@ impl<'a> Bench<'a> {
         }
         let start = self.log_size();
         let outcome = run(self).and_then(|said| {
-            self.expect_clean()?;
             self.next_works(caller).context("the next connection")?;
             Ok(said)
         });
@@ -360,6 +388,12 @@ impl<'a> Bench<'a> {
     }
 }
 
+/// A program's lines as one, without its pid.
+fn short(text: &str) -> String {
+    let lines = text.lines().filter(|line| !line.starts_with("pid "));
+    lines.collect::<Vec<_>>().join(", ")
+}
+
 /// Only cells with this text in their name are run.
 pub const CELLS: &str = "SMCR_CELLS";
 
@@ -370,10 +404,8 @@ fn wanted(name: &str) -> bool {
 /// What net/smc has not let go of: sockets, programs that cannot be killed, complaints. Empty if
 /// there is nothing.
 fn leftovers(guest: &Guest) -> Result<String> {
-    let line = "\
-        awk '/^SMC/ && $3 > 0 {print $3 \" sockets of \" $1}' /proc/net/protocols; \
-        for f in /proc/[0-9]*/stat; do \
-          awk '$2 ~ /smcr-talk/ {print \"process \" $1 \", state \" $3}' $f 2>/dev/null; done; \
-        dmesg | grep -E 'BUG:|WARNING:|blocked for more' | head -n 3; true";
-    Ok(guest.sh(line)?.trim().replace('\n', ", "))
+    // Few processes: each costs an emulated machine a tenth of a second.
+    let line = "grep -E '^SMC6? +[0-9]+ +[1-9]' /proc/net/protocols; \
+        pgrep -x -l smcr-talk; dmesg | grep -m 3 -E 'BUG:|WARNING:|blocked for more'; true";
+    Ok(guest.sh(line)?.trim().replace('\n', "; "))
 }

@@ -13,6 +13,9 @@ use crate::scenario::stat::{Process, Snapshot};
 /// Where the configuration lies in a guest.
 const CONFIGURATION: &str = "/tmp/smcr.conf";
 
+/// What is in it where two machines are to talk SMC-R: an enterprise ID in common.
+pub const CONFIGURED: &str = "ueid = SMCR-LAB\n";
+
 /// Where the library logs in a guest.
 const LOG: &str = "/tmp/smcr.log";
 
@@ -44,11 +47,18 @@ impl Library {
         for guest in [&pair.server, &pair.client] {
             // What ended processes of other scenarios counted is still there.
             guest.sh("rm -rf /dev/shm/smcr-*")?;
-            guest.write_file(CONFIGURATION, configuration)?;
-            let tool = quote(&paths::stat_tool().display().to_string());
-            guest.sh(format!("{tool} --check-config {CONFIGURATION}"))?;
+            Self::install_in(guest, configuration)?;
         }
         Ok(())
+    }
+
+    /// Gives one guest this configuration.
+    pub fn install_in(guest: &Guest, configuration: &str) -> Result<()> {
+        guest.write_file(CONFIGURATION, configuration)?;
+        let tool = quote(&paths::stat_tool().display().to_string());
+        guest
+            .sh(format!("{tool} --check-config {CONFIGURATION}"))
+            .map(drop)
     }
 
     /// Gives both guests what two machines need that are to talk SMC-R: the TCP option, and an
@@ -58,7 +68,7 @@ impl Library {
             let tool = quote(&paths::option_tool().display().to_string());
             guest.sh(format!("{tool} attach"))?;
         }
-        Self::start_with(pair, "ueid = SMCR-LAB\n")
+        Self::start_with(pair, CONFIGURED)
     }
 
     /// Gives them another way to learn of each other in the option's place: they ask over UDP.
@@ -68,7 +78,7 @@ impl Library {
             // Scenarios before this one may have attached it.
             guest.sh(format!("! {tool} status >/dev/null || {tool} detach"))?;
         }
-        Self::start_with(pair, "ueid = SMCR-LAB\nask_networks = 10.77.0.0/24\n")
+        Self::start_with(pair, &format!("{CONFIGURED}ask_networks = 10.77.0.0/24\n"))
     }
 
     fn start_with(pair: &Pair, configuration: &str) -> Result<()> {
@@ -89,6 +99,11 @@ impl Library {
             "env LD_PRELOAD={library} SMCR_CONFIG={CONFIGURATION} SMCR_LOG=debug@{LOG} \
              SMCR_STAT_KEEP=1 {line}"
         )
+    }
+
+    /// From here on the log is about what follows.
+    pub fn begin_log(guest: &Guest) -> Result<()> {
+        guest.sh(format!("test ! -e {LOG} || : >{LOG}")).map(drop)
     }
 
     /// Adds to an error what the library logged lately at both ends.

@@ -8,6 +8,7 @@
 //! [`Pair::boot`] starts a server and a client; [`Guest`] runs programs in them; `scenarios` has
 //! what is tried there; `docs/lab.md` says how to add to it.
 
+pub mod actor;
 pub mod apps;
 pub mod capture;
 pub mod channel;
@@ -27,6 +28,7 @@ pub mod scenarios;
 pub mod shell;
 pub mod wire;
 
+pub use actor::{Actor, Answer};
 pub use capture::Decoded;
 pub use cmd::{Cmd, quote};
 pub use counters::{Counters, Traffic};

@@ -52,16 +52,22 @@ impl Choice {
         }
     }
 
-    /// Whether a connection to `peer` may find a port: false wherever there is no RDMA device, at
+    /// Whether a connection to `peer` may find a port: not wherever there is no RDMA device, at
     /// the cost of a failing open() a second.
-    pub(super) fn may_serve(&self, peer: IpAddr) -> bool {
+    ///
+    /// # Errors
+    /// [`Reason::NoRdmaDevice`]; [`Reason::PeerNoSmc`] on the way to ourselves, which needs none.
+    pub(super) fn may_serve(&self, peer: IpAddr) -> Result<(), Reason> {
         let any = SocketAddr::new(unspecified(peer), 0);
         let flow = Flow::between(any, SocketAddr::new(peer, 0));
         match self.resolver.lock().resolve(&flow) {
-            Ok(resolution) => !resolution.ports.is_empty(),
+            Ok(resolution) if !resolution.ports.is_empty() => Ok(()),
+            Ok(_) => Err(Reason::NoRdmaDevice),
+            Err(Unresolved::NoPort { netdev, .. }) if netdev == "lo" => Err(Reason::PeerNoSmc),
+            Err(_) if peer.is_loopback() => Err(Reason::PeerNoSmc),
             Err(error) => {
                 log::debug!("{peer}: {error}");
-                false
+                Err(Reason::NoRdmaDevice)
             }
         }
     }
@@ -130,6 +136,11 @@ impl Choice {
             v1: None,
             v2: None,
         }
+    }
+
+    /// Lets go of ports that are gone.
+    pub(super) fn forget_gone(&self) {
+        self.open.lock().retain(|port| !port.is_gone());
     }
 
     /// The port of that name, opened once.

@@ -87,21 +87,26 @@ impl Engine {
 
     /// Whether a connection to `peer` may go over RDMA; if so, its SYN will say so. `ttl` is as for
     /// [`Engine::plan_connect`].
+    ///
+    /// # Errors
+    /// Why not.
     pub(super) fn ask_for_rdma(
         &self,
         fd: BorrowedFd<'_>,
         peer: SocketAddr,
         ttl: i32,
-    ) -> Option<How> {
-        if !self.config.rdma() || !self.wire.choice.may_serve(peer.ip()) {
-            return None;
+    ) -> Result<How, Reason> {
+        if !self.config.rdma() {
+            return Err(Reason::PeerNoSmc);
         }
+        self.wire.choice.may_serve(peer.ip())?;
         if signal::ask(fd) {
-            return Some(How::Option);
+            return Ok(How::Option);
         }
         let began = Instant::now();
         self.hint_at_asking(fd, peer)
             .then_some(How::Networks { began, ttl })
+            .ok_or(Reason::PeerNoSmc)
     }
 
     /// A listening socket is to answer clients that ask.

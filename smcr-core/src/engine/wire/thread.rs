@@ -195,6 +195,7 @@ impl Engine {
         let thread = &self.wire.thread;
         let mut events = Vec::with_capacity(64);
         let mut ports = 0;
+        let mut looked = Instant::now();
         loop {
             let known = ports;
             ports = self.watch_ports(known);
@@ -217,7 +218,13 @@ impl Engine {
             for event in &events {
                 self.wire_event(event.data.u64());
             }
-            let (news, to_watch) = self.wire.rdma.look_after(Instant::now());
+            let now = Instant::now();
+            if now - looked >= LONGEST_SLEEP {
+                looked = now;
+                self.wire.rdma.look_for_ports();
+                self.wire.choice.forget_gone();
+            }
+            let (news, to_watch) = self.wire.rdma.look_after(now);
             self.watch_ends(&to_watch);
             self.step_all(&news);
         }
@@ -227,6 +234,7 @@ impl Engine {
     fn watch_ports(&self, known: usize) -> usize {
         let ports = self.wire.rdma.ports();
         for (number, port) in ports.iter().enumerate().skip(known) {
+            let Some(port) = port else { continue };
             let number = number as u64;
             let events = [
                 (port.completion_fd(), subject::COMPLETIONS),
@@ -264,11 +272,21 @@ impl Engine {
                 let _ = rustix::io::read(&self.wire.thread.wake, &mut count);
             }
             subject::COMPLETIONS => {
-                if let Some(port) = self.wire.rdma.ports().get(number as usize) {
+                if let Some(Some(port)) = self.wire.rdma.ports().get(number as usize) {
                     port.arm();
                 }
             }
-            subject::PORT => self.wire.rdma.port_events(),
+            subject::PORT => {
+                self.wire.rdma.port_events();
+                if let Some(Some(port)) = self.wire.rdma.ports().get(number as usize)
+                    && port.is_gone()
+                {
+                    // Its descriptors stay readable.
+                    for fd in [port.completion_fd(), port.event_fd()] {
+                        let _ = epoll::delete(&self.wire.thread.epoll, fd);
+                    }
+                }
+            }
             subject::TCP | subject::FLOW => {
                 let mut pending = self.wire.thread.pending.lock();
                 if pending.connections.contains_key(&number) {

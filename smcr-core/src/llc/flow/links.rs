@@ -22,6 +22,8 @@ pub(super) struct Link {
     pub(super) test: Option<Test>,
     /// How many tests there were; makes the data of each its own.
     pub(super) tests: u64,
+    /// How many of the last ones were given up without a response, which may still come.
+    pub(super) late: u64,
 }
 
 /// How far a link is.
@@ -49,6 +51,17 @@ pub(super) enum LinkState {
 pub(super) struct Test {
     pub(super) data: [u8; 16],
     pub(super) deadline: Instant,
+    /// The peer's adapter acknowledged something since.
+    pub(super) delivered: bool,
+}
+
+impl Test {
+    /// What the test of that number says.
+    pub(super) fn data(number: u64) -> [u8; 16] {
+        let mut data = *b"smcr    --------";
+        data[8..].copy_from_slice(&number.to_be_bytes());
+        data
+    }
 }
 
 /// What changes the links of a group; only one at a time (RFC 7609 §3.5.5.3).
@@ -100,6 +113,19 @@ impl Link {
         self.state == LinkState::Active
     }
 
+    /// Whether this is the response to a test that was given up: the peer was stopped.
+    pub(super) fn takes_late_response(&mut self, data: [u8; 16]) -> bool {
+        let [.., n0, n1, n2, n3, n4, n5, n6, n7] = data;
+        let number = u64::from_be_bytes([n0, n1, n2, n3, n4, n5, n6, n7]);
+        let newest = self.tests - u64::from(self.test.is_some());
+        let is_late = data == Test::data(number) && number <= newest && newest - number < self.late;
+        if is_late {
+            // They come in order: those before it will not come any more.
+            self.late = newest - number;
+        }
+        is_late
+    }
+
     /// A client learns the number with CONFIRM LINK.
     pub(super) const fn has_number(&self) -> bool {
         !matches!(self.state, LinkState::AwaitConfirm { .. })
@@ -132,6 +158,7 @@ impl Group {
             heard: now,
             test: None,
             tests: 0,
+            late: 0,
         });
         if self.config.role == Role::Server {
             self.ask_to_confirm(now, config.id);
@@ -401,6 +428,7 @@ impl Group {
             heard: now,
             test: None,
             tests: 0,
+            late: 0,
         });
     }
 }

@@ -187,6 +187,14 @@ impl Group {
         }
     }
 
+    /// The peer's adapter acknowledged something that was sent over `link`: it is there, and so is
+    /// the peer's process, which may be stopped and not answer.
+    pub fn handle_delivery(&mut self, link: LinkId) {
+        if let Some(test) = self.link_mut(link).and_then(|link| link.test.as_mut()) {
+            test.delivered = true;
+        }
+    }
+
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.timeouts(now);

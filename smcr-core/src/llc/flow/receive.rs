@@ -65,7 +65,13 @@ impl Group {
             });
             return self.send_as(now, id, version, &response);
         }
-        let test = self.link_mut(id).and_then(|link| link.test.take());
+        let Some(link) = self.link_mut(id) else {
+            return;
+        };
+        if link.takes_late_response(message.data) {
+            return;
+        }
+        let test = link.test.take();
         match test {
             Some(test) if test.data == message.data => {
                 self.events.push_back(Event::LinkTested { link: id });

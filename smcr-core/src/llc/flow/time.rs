@@ -70,6 +70,12 @@ impl Group {
             (LinkState::Active, None) => {
                 let _ = self.start_test(now, id); // the link is active
             }
+            (LinkState::Active, Some(test)) if test.delivered => {
+                // Whoever is stopped does not answer, and is not gone: TCP would wait as well.
+                link.test = None;
+                link.late += 1;
+                link.heard = now;
+            }
             (LinkState::Active, Some(_)) => self.fail(now, id, LinkFailure::NoTestResponse),
             _ => self.fail(now, id, LinkFailure::NotConfirmed),
         }
@@ -84,9 +90,12 @@ impl Group {
             return Ok(());
         }
         link.tests += 1;
-        let mut data = *b"smcr    --------";
-        data[8..].copy_from_slice(&link.tests.to_be_bytes());
-        link.test = Some(Test { data, deadline });
+        let data = Test::data(link.tests);
+        link.test = Some(Test {
+            data,
+            deadline,
+            delivered: false,
+        });
         let message = Llc::TestLink(TestLink {
             response: false,
             data,

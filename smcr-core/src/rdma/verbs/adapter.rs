@@ -30,6 +30,8 @@ pub(super) struct Adapter {
     pub(super) cq: *mut ibv_cq,
     /// The most completions that a queue of the device can hold.
     pub(super) max_cqe: usize,
+    /// A file of the kernel's that can be read as long as the device is not removed.
+    witness: Option<OwnedFd>,
     pub(super) patience: Patience,
     pub(super) owner: Owner,
 }
@@ -61,6 +63,7 @@ impl Adapter {
             channel: ptr::null_mut(),
             cq: ptr::null_mut(),
             max_cqe: FIRST_CQE,
+            witness: None,
             patience: Patience::with(0),
             owner: Owner::this_process(),
         };
@@ -82,6 +85,9 @@ impl Adapter {
         let device = self.query_device()?;
         self.max_cqe = usize::try_from(device.max_cqe).unwrap_or(0);
         self.patience = Patience::with(device.vendor_id);
+        // SAFETY: a context's device lives as long as it, and its name ends with 0.
+        let name = unsafe { CStr::from_ptr((*(*self.context).device).dev_name.as_ptr()) };
+        self.witness = sysfs::witness(name).map(fds::raise);
         // SAFETY: the context is open; each object is made of those before it.
         unsafe {
             self.pd = made("ibv_alloc_pd", (self.library.alloc_pd)(self.context))?;
@@ -193,6 +199,16 @@ impl Adapter {
                 request(self.cq, 0);
             }
         }
+    }
+
+    /// Whether the kernel has taken the device's files away. A driver that cannot take the device
+    /// itself away while it is open tells nobody, and waits.
+    pub(super) fn is_removed(&self) -> bool {
+        let read = self
+            .witness
+            .as_ref()
+            .map(|file| rustix::io::pread(file, &mut [0; 1], 0));
+        matches!(read, Some(Err(Errno::NODEV)))
     }
 
     /// The descriptors of the device.

@@ -25,6 +25,10 @@ pub fn before_fork() -> Rest {
 /// child's copies of the parent's. With them open, the parent's queue pairs would outlive it, and
 /// its peers would not learn of its death.
 pub fn after_fork_in_child() {
+    if OPENING.is_locked() {
+        // SAFETY: by the thread that forked, whose guard is not dropped in the child.
+        unsafe { OPENING.force_unlock() };
+    }
     for slot in &DESCRIPTORS {
         let fd = slot.swap(-1, Ordering::Relaxed);
         if fd >= 0 {

@@ -208,6 +208,13 @@ impl Port for VerbsPort {
         }
     }
 
+    fn is_removed(&self) -> bool {
+        if self.adapter.is_removed() {
+            self.gone.store(true, Ordering::Relaxed);
+        }
+        self.is_gone()
+    }
+
     fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Relaxed)
     }

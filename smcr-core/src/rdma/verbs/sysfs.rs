@@ -1,5 +1,8 @@
 //! What libibverbs does not tell.
 
+use std::ffi::CStr;
+use std::os::fd::OwnedFd;
+
 use crate::clc::Mac;
 use crate::rawfs;
 
@@ -19,6 +22,12 @@ pub(super) fn mac(device: &str, port: u8, gids: i32) -> Option<Mac> {
         let address = rawfs::read_all(is_name(interface).then_some(address)?, 128).ok()?;
         parse_mac(str::from_utf8(&address).ok()?.trim_end())
     })
+}
+
+/// A file of the device `uverbsN`, open. It outlives a chroot() of the program.
+pub(super) fn witness(device: &CStr) -> Option<OwnedFd> {
+    let device = device.to_str().ok()?;
+    rawfs::open(format!("/sys/class/infiniband_verbs/{device}/ibdev")).ok()
 }
 
 /// Whether the kernel shows any RDMA device to user space.

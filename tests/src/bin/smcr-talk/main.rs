@@ -9,6 +9,7 @@
 mod socket;
 mod steps;
 
+use std::io::Read;
 use std::net::{SocketAddrV4, TcpStream};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -16,6 +17,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use steps::Step;
+
+/// In the environment: does not end before its standard input does.
+const HOLD: &str = "SMCR_TALK_HOLD";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -57,20 +61,24 @@ fn run(words: &[&str]) -> Result<usize> {
         }
         "connect" => {
             let next = || socket::connect(family, address);
-            each(count, together, together, &steps, next)?
+            each(count, false, together, &steps, next)?
         }
         other => bail!("{other}: not listen or connect"),
     };
     let time = start.elapsed().as_millis();
     println!("{} of {count} done, {time} ms", count - failed);
+    if std::env::var_os(HOLD).is_some() {
+        // Whoever looks at this process from outside wants it alive.
+        std::io::stdin().read_to_end(&mut Vec::new())?;
+    }
     Ok(failed)
 }
 
-/// Makes so many connections. `threads`: each in a thread of its own; `together`: which start when
-/// all are there.
+/// Makes so many connections. Who serves has a thread for each; `together`: they start when all are
+/// there.
 fn each(
     count: usize,
-    threads: bool,
+    serves: bool,
     together: bool,
     steps: &[Step],
     mut next: impl FnMut() -> Result<TcpStream>,
@@ -78,21 +86,22 @@ fn each(
     let mut running = Vec::new();
     let mut waiting = Vec::new();
     let mut failed = 0;
+    let trace = count == 1;
     let start = |number: usize, stream: TcpStream| {
         let steps = steps.to_vec();
         std::thread::Builder::new()
             .stack_size(256 << 10)
-            .spawn(move || report(number, steps::run(stream, &steps)))
+            .spawn(move || report(number, steps::run(stream, &steps, trace)))
     };
     for number in 1..=count {
         let begun = Instant::now();
         let stream = next().with_context(|| format!("connection {number}"))?;
-        if begun.elapsed() > Duration::from_secs(1) {
+        if !serves && begun.elapsed() > Duration::from_secs(1) {
             let time = begun.elapsed().as_millis();
             println!("connection {number}: {time} ms until it was there");
         }
-        match (threads, together) {
-            (false, _) => failed += usize::from(!report(number, steps::run(stream, steps))),
+        match (serves || together, together) {
+            (false, _) => failed += usize::from(!report(number, steps::run(stream, steps, trace))),
             (true, false) => running.push(start(number, stream)?),
             (true, true) => waiting.push((number, stream)),
         }

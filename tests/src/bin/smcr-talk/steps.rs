@@ -43,14 +43,17 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Step>> {
     Ok(steps.collect())
 }
 
-/// Does all of them.
-pub(crate) fn run(stream: TcpStream, steps: &[Step]) -> Result<()> {
+/// Does all of them. `trace`: says on stderr which one it is at.
+pub(crate) fn run(stream: TcpStream, steps: &[Step], trace: bool) -> Result<()> {
     let mut end = End {
         stream: Some(stream),
         sent: 0,
         received: 0,
     };
     for step in steps {
+        if trace {
+            eprintln!("at {}:{}", step.name, step.argument);
+        }
         end.step(step)
             .with_context(|| format!("{}:{}", step.name, step.argument))?;
     }

@@ -20,6 +20,15 @@ pub fn write_latency(pair: &Pair, bytes: u32, iterations: u32) -> Result<f64> {
     Ok(typical.with_context(|| format!("ib_write_lat says:\n{text}"))? * 1e-6)
 }
 
+/// Half the round trip of messages of so many bytes between programs that sleep until one comes:
+/// the median, in seconds. Where there is one processor, whoever polls is in the way of what he
+/// waits for.
+pub fn sleeping_latency(pair: &Pair, bytes: u32, iterations: u32) -> Result<f64> {
+    let text = run(pair, "ib_send_lat --events", bytes, iterations)?;
+    let typical = column(&text, bytes, 4);
+    Ok(typical.with_context(|| format!("ib_send_lat says:\n{text}"))? * 1e-6)
+}
+
 /// RDMA writes of so many bytes, one after the other: bytes per second.
 pub fn write_bandwidth(pair: &Pair, bytes: u32, iterations: u32) -> Result<f64> {
     let text = run(pair, "ib_write_bw --report_gbits", bytes, iterations)?;

@@ -2,6 +2,7 @@
 
 mod apps_tcp;
 mod ask_networks;
+mod faults;
 mod interop;
 mod kernel_smc;
 mod library;
@@ -99,19 +100,22 @@ pub const ALL: &[Scenario] = &[
         tcp_works::run,
         "TCP between the guests: iperf3, a pulled cable, a guest that stands still",
     )
-    .bulk(),
+    .bulk()
+    .on_request(),
     Scenario::new(
         "rivals",
         rivals::run,
         "the figures of plain TCP, plain RDMA and rsockets",
     )
-    .bulk(),
+    .bulk()
+    .on_request(),
     Scenario::new(
         "apps-tcp",
         apps_tcp::run,
         "iperf3, redis, nginx and PostgreSQL over plain TCP",
     )
-    .bulk(),
+    .bulk()
+    .on_request(),
     Scenario::new(
         "pnet",
         pnet::run,
@@ -122,7 +126,8 @@ pub const ALL: &[Scenario] = &[
         verbs::run,
         "the RDMA fabric alone: traffic, failures, latency and throughput",
     )
-    .bulk(),
+    .bulk()
+    .on_request(),
     Scenario::new(
         "tcp-option",
         tcp_option::run,
@@ -176,19 +181,55 @@ pub const ALL: &[Scenario] = &[
         rdma_counts::run,
         "work requests, doorbells, CDC messages and system calls for so many bytes",
     )
-    .bulk(),
+    .bulk()
+    .on_request(),
     Scenario::new(
         "rdma-rivals",
         rdma_rivals::run,
         "the library beside TCP, rsockets and plain RDMA: round trip and rate",
     )
-    .bulk(),
+    .bulk()
+    .on_request(),
     Scenario::new(
         "library",
         library::run,
         "programs under the library: in one guest, and between the two",
     )
     .bulk(),
+    Scenario::new(
+        "faults-refused",
+        faults::refused::run,
+        "what keeps connections on TCP: why, at both ends",
+    )
+    .bulk(),
+    Scenario::new(
+        "faults-device",
+        faults::device::run,
+        "the RoCE device is removed, and comes back",
+    )
+    .bulk()
+    .on_request(),
+    Scenario::new(
+        "faults-network",
+        faults::network::run,
+        "cables out, guests that stand still",
+    )
+    .bulk()
+    .on_request(),
+    Scenario::new(
+        "faults-peers",
+        faults::peers::run,
+        "peers killed and stopped",
+    )
+    .bulk()
+    .on_request(),
+    Scenario::new(
+        "faults-processes",
+        faults::processes::run,
+        "processes that end with bytes on their way, fork, exec",
+    )
+    .bulk()
+    .on_request(),
     Scenario::new(
         "kernel-smc",
         kernel_smc::run,
@@ -201,7 +242,8 @@ pub const ALL: &[Scenario] = &[
         "the interface under the RDMA fabric goes down, and its device is deleted",
     )
     .bulk()
-    .own_boot(),
+    .own_boot()
+    .on_request(),
     Scenario::new(
         "interop",
         interop::quick,

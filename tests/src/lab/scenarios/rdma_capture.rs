@@ -43,8 +43,9 @@ fn decodes(pair: &mut Pair, guest: &str) -> Result<()> {
     smc.expect_in_order(&FIRST_CONTACT)?;
     smc.expect_none("Decline")?;
     smc.expect_none("Malformed")?;
-    // One connection's messages: what each end says is numbered without a gap, and its last word
-    // is that it closed.
+    // One connection's messages: what each end says is numbered without a gap, and the client's
+    // last word is that it closed. (Its process ends then and takes the link along, perhaps before
+    // the server has said the same.)
     let (mut ends, mut messages) = (0, 0);
     for source in [pair.server.address(), pair.client.address()] {
         let filter = format!("{SEND} && smc.rmbe.ctrl.seqno && ip.src == {source}");
@@ -52,17 +53,20 @@ fn decodes(pair: &mut Pair, guest: &str) -> Result<()> {
         messages += numbers.lines().len();
         let mut expected = 1u16;
         for line in numbers.lines() {
-            let number: u16 = line.parse().with_context(|| format!("number {line:?}"))?;
+            let digits = line.trim_start_matches("0x");
+            let number = u16::from_str_radix(digits, 16).with_context(|| line.clone())?;
             ensure!(number == expected, "{source}: {number}, not {expected}");
             expected = expected.wrapping_add(1);
         }
         let filter = format!("{filter} && smc.rmbe.ctrl.peer.closed.conn == 1");
         ends += Decoded::short(&capture, &filter)?.lines().len();
     }
-    ensure!(ends == 2, "{ends} ends closed");
+    ensure!((1..=2).contains(&ends), "{ends} ends closed");
 
-    let bad = "_ws.malformed && infiniband";
-    Decoded::short(&capture, bad)?.expect_none("")?;
+    // Not of WRITEs: what a program sends may begin like an EtherType (06 00), and tshark takes it
+    // for that protocol then.
+    let bad = format!("_ws.malformed && (tcp || {SEND})");
+    Decoded::short(&capture, &bad)?.expect_none("")?;
     let writes = Decoded::short(&capture, WRITE)?.lines().len();
     ensure!(
         writes > 0 && writes <= messages,

@@ -65,7 +65,7 @@ fn messages(pair: &mut Pair) -> Result<()> {
     let work = Work::since(pair, &before)?;
     let messages = work.bytes / load::MESSAGE;
     pair.note("for each message of 64 B", work.per(messages as f64));
-    ensure!(messages > 100, "{messages} messages say little");
+    ensure!(messages > 40, "{messages} messages say little");
     let wraps = work.bytes / SMALLEST_RING + 2;
     ensure!(
         work.writes <= messages + wraps,

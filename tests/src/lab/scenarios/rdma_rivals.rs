@@ -16,24 +16,30 @@ pub(super) fn run(pair: &mut Pair) -> Result<()> {
 }
 
 fn latencies(pair: &mut Pair) -> Result<()> {
-    let verbs = 2.0 * perftest::write_latency(pair, load::MESSAGE as u32, 1000)?;
+    let bytes = load::MESSAGE as u32;
+    let verbs = 2.0 * perftest::sleeping_latency(pair, bytes, 200)?;
+    let polling = 2.0 * perftest::write_latency(pair, bytes, 50)?;
     let (_, tcp) = load::ping(pair, Under::Tcp, 2, false)?;
     let before = Traffic::read(pair)?;
     let (ran, library) = load::ping(pair, Under::Library, 2, false)?;
     ran.expect_rdma(pair, &before)?;
-    let rsockets = rsockets::transfer(pair, load::MESSAGE as u32, 500)?;
-    let rsockets = rsockets.map(|seconds| 2.0 * seconds);
+    let rsockets = rsockets::transfer(pair, bytes, 100)?;
     let text = |value: f64| format!("{:.0} us, {:.2} x verbs", value * 1e6, value / verbs);
-    pair.note("64 B round trip, verbs", text(verbs));
-    pair.note("64 B round trip, the library", text(library));
-    pair.note("64 B round trip, TCP", text(tcp));
-    let rsockets = rsockets.map_or_else(|trouble| trouble, text);
-    pair.note("64 B round trip, rsockets", rsockets);
+    let rsockets = rsockets.map_or_else(|trouble| trouble, |seconds| text(2.0 * seconds));
+    for (name, value) in [
+        ("verbs, asleep", text(verbs)),
+        ("verbs, polling", text(polling)),
+        ("the library", text(library)),
+        ("TCP", text(tcp)),
+        ("rsockets", rsockets),
+    ] {
+        pair.note(format!("64 B round trip, {name}"), value);
+    }
     Ok(())
 }
 
 fn rates(pair: &mut Pair) -> Result<()> {
-    let verbs = perftest::write_bandwidth(pair, CHUNK, 400)?;
+    let verbs = perftest::write_bandwidth(pair, CHUNK, 100)?;
     let load = iperf3::Load {
         seconds: 3,
         call: CHUNK,

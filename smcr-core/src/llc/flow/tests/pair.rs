@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::cdc::EyeCatcher;
+use crate::llc::TestLink;
 use Role::{Client, Server};
 
 const CONFIRMED: Event = Event::LinkConfirmed {
@@ -217,6 +218,47 @@ fn a_dead_peer_is_noticed() {
             }
         );
     }
+}
+
+/// Its adapter acknowledges what it does not answer, as when its process is stopped.
+#[test]
+fn a_stopped_peer_is_kept() {
+    let mut pair = Pair::settled(Version::V2);
+    pair.cut.push(A);
+    let begin = pair.now;
+    for _ in 0..3 {
+        pair.pass(Duration::from_secs(30));
+        pair.client.handle_delivery(A);
+        pair.server.handle_delivery(A);
+        pair.pass(Duration::from_secs(2));
+    }
+    assert!(pair.events.is_empty(), "{:?}", pair.events);
+    // It goes on: what it has not answered yet comes late, and is no violation.
+    pair.cut.clear();
+    let late = |number: u64| {
+        let mut data = *b"smcr    --------";
+        data[8..].copy_from_slice(&number.to_be_bytes());
+        Llc::TestLink(TestLink {
+            response: true,
+            data,
+        })
+    };
+    let now = pair.now;
+    for number in [1, 3] {
+        let bytes = late(number).emit(Version::V2);
+        pair.client.handle_message(now, A, &bytes);
+    }
+    assert!(pair.client.poll_event().is_none());
+    // Each once; and then a peer that is not there any more.
+    let bytes = late(2).emit(Version::V2);
+    pair.client.handle_message(now, A, &bytes);
+    assert!(matches!(
+        pair.client.poll_event(),
+        Some(Event::Violation { .. })
+    ));
+    pair.cut.push(A);
+    pair.pass(Duration::from_secs(32));
+    assert!(pair.client.is_ended(), "{:?}", pair.now - begin);
 }
 
 #[test]

@@ -33,6 +33,8 @@ pub(super) struct Endpoint {
     /// RMBs that the peer confirmed.
     known: Vec<u32>,
     lost: u32,
+    /// Why the last group ended.
+    reason: Option<Reason>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +91,7 @@ impl Endpoint {
             group: Phase::None,
             known: Vec::new(),
             lost: 0,
+            reason: None,
         }
     }
 
@@ -120,6 +123,11 @@ impl Endpoint {
 
     pub(super) fn links(&self) -> Vec<LinkId> {
         self.port.links()
+    }
+
+    /// Why the last group ended.
+    pub(super) fn reason(&self) -> Option<Reason> {
+        self.reason
     }
 
     pub(super) fn take_lost(&mut self) -> u32 {
@@ -194,12 +202,9 @@ impl Endpoint {
             return None;
         };
         let prepared = self.state.prepare(group).ok()?;
-        let waits = match self.state.tell_rmb(&prepared, now) {
-            Ok(waits) => waits,
-            Err(_) => {
-                self.state.give_back(&prepared);
-                return None;
-            }
+        let Ok(waits) = self.state.tell_rmb(&prepared, now) else {
+            self.state.give_back(&prepared);
+            return None;
         };
         self.look_after(now);
         Some(Opening {
@@ -263,10 +268,11 @@ impl Endpoint {
                     self.group = Phase::Ready(group);
                 }
                 News::RkeyAnswered(_, rmb, true) => self.known.push(rmb),
-                News::Ended(group, _) => {
+                News::Ended(group, reason) => {
                     if matches!(self.group, Phase::Starting(id) | Phase::Ready(id) if id == group) {
                         self.group = Phase::Ended(group);
                         self.lost += 1;
+                        self.reason = Some(reason);
                     }
                 }
                 _ => {}

@@ -164,6 +164,8 @@ impl World {
             let (from, to) = (PortId(port), PortId(1 - port));
             self.net.inject(Fault::Unblock { from, to });
         }
+        // Nothing is left to be heard of them later.
+        self.look_after();
         let end = self.net.now() + SETTLED;
         // Nothing to wait for is the usual case, and found out soon.
         while self.net.now() < end && !self.is_settled() {
@@ -455,19 +457,25 @@ impl World {
         } else {
             self.net.advance(next);
         }
+        self.look_after();
+        true
+    }
+
+    /// Lets the engines see what happened.
+    fn look_after(&mut self) {
         let now = self.net.now();
         for end in &mut self.ends {
             end.look_after(now);
         }
-        true
     }
 
     fn fail(&self, wrong: &str) -> ! {
         panic!(
-            "{wrong} (SMCR_SIM_SEED={} reproduces it; operation {}, {:?}): {:#?}",
+            "{wrong} (SMCR_SIM_SEED={} reproduces it; operation {}, {:?}, groups ended: {:?}): {:#?}",
             self.seed,
             self.ops,
             self.net.elapsed(),
+            self.ends.each_ref().map(Endpoint::reason),
             self.connections,
         );
     }

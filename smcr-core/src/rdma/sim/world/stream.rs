@@ -1,5 +1,8 @@
 //! A connection as its programs see it, and what they should see.
 
+#[cfg(test)]
+mod urgent;
+
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 

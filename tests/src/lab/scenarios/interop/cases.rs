@@ -13,7 +13,7 @@ pub(super) const QUICK: &[Case] = &[
     Case::new(
         "urgent byte, caller sends",
         "send:1000,urgent:33,send:1000,shut,eof",
-        "recv:1000,pri:33,recv:1000,eof",
+        "pri:33,recv:1000,recv:1000,eof",
     ),
     Case::new(
         "full close, caller first",
@@ -66,7 +66,7 @@ pub(super) const DATA: &[Case] = &[
     .within(120),
     Case::new(
         "urgent byte, listener sends",
-        "recv:1000,pri:33,recv:1000,eof",
+        "pri:33,recv:1000,recv:1000,eof",
         "send:1000,urgent:33,send:1000,shut,eof",
     ),
     Case::new(
@@ -76,6 +76,23 @@ pub(super) const DATA: &[Case] = &[
     )
     .times(4)
     .together(),
+];
+
+/// The reader stands before the urgent byte when it comes, and takes it by `MSG_OOB`. Linux's own
+/// reader never moves on then, whoever sends: its cursor stays before the byte, and the sender may
+/// not write before that has passed (`smc_rx_recv_urg` skips the byte only where other data are
+/// unread).
+pub(super) const URGENT_LAST: [Case; 2] = [
+    Case::new(
+        "urgent byte alone, caller sends",
+        "send:1000,sleep:1000,urgent:33,send:1000,shut,eof",
+        "recv:1000,pri:33,recv:1000,eof",
+    ),
+    Case::new(
+        "urgent byte alone, listener sends",
+        "recv:1000,pri:33,recv:1000,eof",
+        "send:1000,sleep:1000,urgent:33,send:1000,shut,eof",
+    ),
 ];
 
 /// Ends.

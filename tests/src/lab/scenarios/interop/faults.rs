@@ -5,7 +5,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::lab::interop::{Bench, Caller, Case};
-use crate::lab::{Guest, Pair};
+use crate::lab::{Guest, Pair, Process};
+use crate::scenario::process::Finished;
 
 /// A connection that would stay.
 const HELD: Case = Case::new("held", "both:1000,say:open,gone", "both:1000,say:open,gone");
@@ -32,7 +33,7 @@ pub(in super::super) fn kill(pair: &mut Pair) -> Result<()> {
             let mut running = open(bench, caller)?;
             running.kernel.kill(libc::SIGKILL)?;
             let begun = std::time::Instant::now();
-            let finished = running.library.wait(PATIENCE)?.success()?;
+            let finished = ended(&mut running.library, PATIENCE)?;
             let time = begun.elapsed().as_secs_f64();
             Ok(format!(
                 "library: {} after {time:.1} s",
@@ -61,12 +62,12 @@ pub(in super::super) fn device(pair: &mut Pair) -> Result<()> {
                 };
                 remove(guest)?;
                 let begun = std::time::Instant::now();
-                let library = running.library.wait(PATIENCE);
+                let library = ended(&mut running.library, PATIENCE);
                 let library_time = begun.elapsed().as_secs_f64();
                 let kernel = running.kernel.wait(PATIENCE);
                 let kernel_time = begun.elapsed().as_secs_f64();
                 bring_back(guest)?;
-                let library = library.context("library")?.success()?;
+                let library = library.context("library")?;
                 let kernel = kernel.context("kernel")?.success()?;
                 Ok(format!(
                     "library: {} after {library_time:.1} s; kernel: {} after at most {kernel_time:.1} s",
@@ -90,6 +91,11 @@ fn open(bench: &mut Bench<'_>, caller: Caller) -> Result<crate::lab::interop::Ru
         "not over RDMA: {:?}",
         process.fallbacks
     );
+    let left = bench.left()?;
+    ensure!(
+        left.contains("SMC"),
+        "the kernel's sockets are not seen: {left:?}"
+    );
     Ok(running)
 }
 
@@ -102,6 +108,13 @@ pub(super) fn bring_back(guest: &Guest) -> Result<()> {
                 for _ in $(seq 100); do \
                 rdma link show rxe0/1 | grep -q ACTIVE && exit 0; sleep 0.1; done; exit 1";
     guest.sh(line).map(drop)
+}
+
+/// The end of the library's program, which waits to be let go.
+fn ended(library: &mut Process, patience: Duration) -> Result<Finished> {
+    library.wait_for(" done, ", patience)?;
+    library.close_stdin()?;
+    library.wait(Duration::from_secs(20))?.success()
 }
 
 fn found(stdout: &str) -> Result<&str> {
