@@ -1,6 +1,9 @@
 //! What the wire of a process consists of: ports, link groups, connections. Everything here
 //! happens under the one lock of [`super::Rdma`].
 
+mod contact;
+mod ports;
+
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -14,6 +17,8 @@ use super::fabric::{
     Access, Completion, Counts, LinkAddress, LinkError, LinkId, LocalGid, Port, PortEvent,
 };
 use super::group::{Group, GroupKey, Target, receive_size};
+pub(crate) use contact::Prepared;
+
 use super::handle::{ConnId, Kicked, Shared};
 use crate::Reason;
 use crate::cdc::Cdc;
@@ -22,6 +27,9 @@ use crate::engine::PUBLISHER;
 use crate::handshake::rdma::Settled;
 use crate::shm::{LocalRef, Rx, Tx};
 use crate::stat::Counter;
+
+/// How old the statistics of the ports may be.
+const PUBLISH_EVERY: Duration = Duration::from_millis(500);
 
 /// See the module's description.
 #[derive(Debug, Default)]
@@ -71,262 +79,7 @@ pub(crate) enum News {
     Ended(u32, Reason),
 }
 
-/// What a connection needs of our side before the peer is told.
-#[derive(Debug)]
-pub(crate) struct Prepared {
-    pub(crate) group: u32,
-    pub(super) rmbe: Element,
-    pub(super) send_buffer: Element,
-    pub(crate) token: Token,
-}
-
-impl Prepared {
-    /// The number of our RMB.
-    pub(crate) fn rmb(&self) -> u32 {
-        self.rmbe.buffer
-    }
-
-    /// Our RMBE as CLC messages have it: key and address of the RMB, index, size.
-    pub(crate) fn rmbe(&self) -> (Rkey, u64, RmbeIndex, Option<RmbeSize>) {
-        let size = self.rmbe.rmb.geometry().rmbe_size as usize;
-        (
-            self.rmbe.rkey,
-            self.rmbe.address,
-            self.rmbe.clc_index(),
-            RmbeSize::holding(size),
-        )
-    }
-
-    /// The rings from the program's side: for sending, for receiving.
-    pub(crate) fn rings(&self) -> (Tx, Rx) {
-        let Element { rmb, index, .. } = &self.send_buffer;
-        let tx = Tx::new(Arc::clone(rmb), *index);
-        let Element { rmb, index, .. } = &self.rmbe;
-        (tx, Rx::new(Arc::clone(rmb), *index))
-    }
-
-    /// Makes `bytes` the first content of the send buffer.
-    pub(crate) fn preload(&self, bytes: &[u8]) {
-        let Element { rmb, index, .. } = &self.send_buffer;
-        Rx::new(Arc::clone(rmb), *index).preload(0, bytes);
-    }
-}
-
-/// How old the statistics of the ports may be.
-const PUBLISH_EVERY: Duration = Duration::from_millis(500);
-
 impl State {
-    /// The port's place, opened now if it was not yet.
-    fn add_port(&mut self, port: Arc<dyn Port>, element_size: u32) -> usize {
-        // Not by the name: a device that was removed and comes back has the same.
-        let is = |open: &OpenPort| open.port.as_ref().is_some_and(|it| Arc::ptr_eq(it, &port));
-        if let Some(place) = self.ports.iter().position(is) {
-            return place;
-        }
-        let send_buffers = Buffers::new(Arc::clone(&port), Access::Local, element_size);
-        self.ports.push(OpenPort {
-            port: Some(port),
-            send_buffers,
-            links: HashMap::new(),
-        });
-        self.ports.len() - 1
-    }
-
-    /// A new link group, whose link is in INIT.
-    ///
-    /// # Errors
-    /// The queue pair cannot be made.
-    pub(crate) fn start_group(
-        &mut self,
-        port: &Arc<dyn Port>,
-        gid: LocalGid,
-        key: GroupKey,
-        settled: &Settled,
-        element_size: u32,
-    ) -> Result<u32, Reason> {
-        let failed = |errno| {
-            log::debug!("{}: no link: {errno}", port.name());
-            Reason::LinkFailed
-        };
-        let mut random = [0u8; 8];
-        let flags = rustix::rand::GetRandomFlags::empty();
-        rustix::rand::getrandom(&mut random, flags).map_err(failed)?;
-        let [p0, p1, p2, _, token @ ..] = random;
-        let psn = Psn::new(u32::from_be_bytes([0, p0, p1, p2])).unwrap_or_default();
-        let place = self.add_port(Arc::clone(port), element_size);
-        let size = receive_size(settled.version);
-        let link = Arc::clone(port).link(gid, psn, size).map_err(failed)?;
-        let rmbs = Buffers::new(Arc::clone(port), Access::RemoteWrite, element_size);
-        self.next_group += 1;
-        let id = self.next_group;
-        let token = u32::from_ne_bytes(token);
-        let group = Group::new(id, place, key, *settled, link, rmbs, token);
-        self.ports[place].links.insert(group.link_id(), id);
-        self.groups.insert(id, group);
-        PUBLISHER.count(Counter::LinkGroups);
-        Ok(id)
-    }
-
-    /// A group with this peer that has room for one more connection.
-    pub(crate) fn group_for(&self, key: &GroupKey) -> Option<u32> {
-        let fits = |group: &&Group| group.is_ready() && group.serves(key) && group.has_room();
-        self.groups.values().find(fits).map(|group| group.id)
-    }
-
-    /// The group with this peer whose link ends at its queue pair `qpn`.
-    pub(crate) fn group_with(&self, key: &GroupKey, qpn: QpNumber) -> Option<u32> {
-        let is = |g: &&Group| g.is_ready() && g.serves(key) && g.is_linked_to(qpn) && g.has_room();
-        self.groups.values().find(is).map(|group| group.id)
-    }
-
-    /// Whether a first contact with this peer is under way.
-    pub(crate) fn is_starting(&self, key: &GroupKey) -> bool {
-        let mut groups = self.groups.values();
-        groups.any(|group| group.is_starting() && group.serves(key))
-    }
-
-    /// Our end of a group's link.
-    pub(crate) fn link_address(&self, group: u32) -> Option<LinkAddress> {
-        self.groups.get(&group)?.address()
-    }
-
-    /// First contact: connects the group's link, and begins the LLC exchange.
-    ///
-    /// # Errors
-    /// [`Reason::NoRoute`]: the peer's end cannot be reached.
-    pub(crate) fn connect(
-        &mut self,
-        id: u32,
-        peer: &LinkAddress,
-        now: Instant,
-    ) -> Result<(), Reason> {
-        let group = self.groups.get_mut(&id).ok_or(Reason::LinkFailed)?;
-        group.connect(peer, now).map_err(|errno| {
-            log::debug!("group {id}: link cannot be connected: {errno}");
-            Reason::NoRoute
-        })?;
-        self.after_llc(id, now);
-        Ok(())
-    }
-
-    /// The RMB of a connection is named in Accept or Confirm of a first contact.
-    pub(crate) fn rmb_told(&mut self, prepared: &Prepared) {
-        if let Some(group) = self.groups.get_mut(&prepared.group) {
-            group.rmbs.told(prepared.rmb(), true);
-        }
-    }
-
-    /// Has the peer learn of the RMB of a connection. False if it knows; else
-    /// [`News::RkeyAnswered`] follows.
-    ///
-    /// # Errors
-    /// The peer cannot be told.
-    pub(crate) fn tell_rmb(&mut self, prepared: &Prepared, now: Instant) -> Result<bool, Reason> {
-        let group = self.groups.get_mut(&prepared.group);
-        let asked = group.ok_or(Reason::LinkLost)?.tell_rmb(&prepared.rmbe, now);
-        self.after_llc(prepared.group, now);
-        asked
-    }
-
-    /// Takes memory and a token for a connection.
-    ///
-    /// # Errors
-    /// [`Reason::Memory`].
-    pub(crate) fn prepare(&mut self, id: u32) -> Result<Prepared, Reason> {
-        let group = self.groups.get_mut(&id).ok_or(Reason::Internal)?;
-        let send_buffers = &mut self.ports[group.port].send_buffers;
-        let send_buffer = send_buffers.take().map_err(memory)?;
-        let rmbe = match group.rmbs.take() {
-            Ok(rmbe) => rmbe,
-            Err(errno) => {
-                send_buffers.give_back(&send_buffer);
-                return Err(memory(errno));
-            }
-        };
-        let token = group.new_token();
-        Ok(Prepared {
-            group: id,
-            rmbe,
-            send_buffer,
-            token,
-        })
-    }
-
-    /// The connection never came to be.
-    pub(crate) fn give_back(&mut self, prepared: &Prepared) {
-        let Some(group) = self.groups.get_mut(&prepared.group) else {
-            return;
-        };
-        group.tokens.remove(&prepared.token);
-        group.rmbs.give_back(&prepared.rmbe);
-        if group.tokens.is_empty() {
-            group.became_idle(Instant::now());
-        }
-        self.ports[group.port]
-            .send_buffers
-            .give_back(&prepared.send_buffer);
-    }
-
-    /// The connection is agreed on: from here on its bytes flow.
-    pub(crate) fn establish(
-        &mut self,
-        prepared: Prepared,
-        peer: PeerElement,
-        app: LocalRef,
-        end: OwnedFd,
-        now: Instant,
-    ) -> Result<Arc<Shared>, Reason> {
-        let group = self.groups.get(&prepared.group);
-        if !group.is_some_and(|group| group.is_starting() || group.is_ready()) {
-            // One that ended meanwhile would never tell the connection so.
-            self.give_back(&prepared);
-            return Err(Reason::LinkLost);
-        }
-        let id = self.place();
-        let shared = Shared::new(id);
-        let Prepared {
-            group: group_id,
-            rmbe,
-            send_buffer,
-            token,
-        } = prepared;
-        let group = self.groups.get_mut(&group_id).ok_or(Reason::LinkLost)?;
-        let parts = Parts {
-            rmbe,
-            send_buffer,
-            app,
-            end,
-            peer,
-            token,
-        };
-        let connection =
-            Connection::new(Arc::clone(&shared), parts, now).ok_or(Reason::Internal)?;
-        let early = group.tokens.insert(token, Target::Live(id));
-        self.connections[id.index as usize].connection = Some((group_id, connection));
-        if let Some(Target::Early(messages)) = early {
-            for message in messages {
-                self.cdc(group_id, Cdc::Message(message), now);
-            }
-        }
-        self.dirty.push(id);
-        self.pump_all(now);
-        Ok(shared)
-    }
-
-    fn place(&mut self) -> ConnId {
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.connections.push(Place {
-                generation: 0,
-                connection: None,
-            });
-            self.connections.len() as u32 - 1
-        });
-        ConnId {
-            index,
-            generation: self.connections[index as usize].generation,
-        }
-    }
-
     /// The connection of that name, if it still is.
     pub(super) fn connection(&mut self, id: ConnId) -> Option<&mut Connection> {
         let place = self.connections.get_mut(id.index as usize)?;
@@ -641,77 +394,6 @@ impl State {
                 PUBLISHER.count_by(counter, now - before);
             }
         }
-    }
-
-    /// Events of the ports.
-    pub(super) fn port_events(&mut self, now: Instant) {
-        for place in 0..self.ports.len() {
-            let Some(port) = self.ports[place].port.clone() else {
-                continue;
-            };
-            while let Some(event) = port.event() {
-                log::debug!("{}: {event:?}", port.name());
-                match event {
-                    // A cable that is out may be back before anybody misses it, as with TCP. Links
-                    // over which something is to go fail by themselves.
-                    PortEvent::Up | PortEvent::Down => {}
-                    PortEvent::LinkFailed(link) => {
-                        if let Some(&group) = self.ports[place].links.get(&link) {
-                            self.end_group(group, Errno::CONNRESET, Reason::LinkLost, now);
-                        }
-                    }
-                    PortEvent::Gone => self.port_gone(place, now),
-                }
-            }
-        }
-    }
-
-    /// Looks whether ports are to go: not every kernel tells.
-    pub(super) fn look_for_ports(&mut self, now: Instant) {
-        for place in 0..self.ports.len() {
-            if let Some(port) = &self.ports[place].port
-                && !port.is_gone()
-                && port.is_removed()
-            {
-                log::debug!("{}: removed", port.name());
-                self.port_gone(place, now);
-            }
-        }
-    }
-
-    /// The groups of a port end. Where it still works, their peers are told.
-    fn port_gone(&mut self, place: usize, now: Instant) {
-        let groups: Vec<u32> = self.ports[place].links.values().copied().collect();
-        for id in groups {
-            if let Some(group) = self.groups.get_mut(&id) {
-                group.close(now);
-            }
-            self.after_llc(id, now);
-            self.end_group(id, Errno::CONNRESET, Reason::LinkLost, now);
-        }
-    }
-
-    /// Lets go of ports that are gone: as long as anything of theirs is held, `rdma link del` may
-    /// wait, and a device that comes back is another one.
-    fn forget_ports(&mut self) {
-        for (place, open) in self.ports.iter_mut().enumerate() {
-            let of_port = |group: &Group| group.port == place;
-            if !open.port.as_ref().is_some_and(|port| port.is_gone())
-                || self.groups.values().any(|g| of_port(g) && g.has_link())
-            {
-                continue;
-            }
-            for group in self.groups.values_mut().filter(|group| of_port(group)) {
-                group.rmbs.lose_port();
-            }
-            open.send_buffers.lose_port();
-            open.port = None;
-        }
-    }
-
-    /// The ports, by their places; `None` where one is gone.
-    pub(super) fn ports(&self) -> Vec<Option<Arc<dyn Port>>> {
-        self.ports.iter().map(|open| open.port.clone()).collect()
     }
 
     /// Has the thread watch the end of a connection.

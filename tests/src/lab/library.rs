@@ -78,7 +78,7 @@ impl Library {
             // Scenarios before this one may have attached it.
             guest.sh(format!("! {tool} status >/dev/null || {tool} detach"))?;
         }
-        Self::start_with(pair, "ueid = SMCR-LAB\nask_networks = 10.77.0.0/24\n")
+        Self::start_with(pair, &format!("{CONFIGURED}ask_networks = 10.77.0.0/24\n"))
     }
 
     fn start_with(pair: &Pair, configuration: &str) -> Result<()> {
