@@ -119,9 +119,14 @@ impl Engine {
         ttl: i32,
     ) -> Result<ConnectPlan, Reason> {
         self.allow(peer.port(), peer.ip())?;
-        if !names::is_present(peer.port()) {
-            let how = self.ask_for_rdma(fd, peer, ttl)?;
-            return Ok(ConnectPlan { peer, how });
+        let is_present = names::is_present(peer.port());
+        // Somebody on this host may listen on the same port as a server far away.
+        if !is_present || !peer.ip().to_canonical().is_loopback() {
+            match self.ask_for_rdma(fd, peer, ttl) {
+                Ok(how) => return Ok(ConnectPlan { peer, how }),
+                Err(reason) if !is_present => return Err(reason),
+                Err(_) => {}
+            }
         }
         let ipv6 = peer.is_ipv6();
         if !syn::set_hint(fd, ipv6) {

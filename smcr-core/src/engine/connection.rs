@@ -373,8 +373,15 @@ impl Connection {
         self.wait_decided();
     }
 
+    /// Whether the program sent something that a pending handshake for RDMA holds back.
+    pub(super) fn holds_back(&self) -> bool {
+        let guard = self.pending.lock();
+        let rdma = guard.as_ref().and_then(|pending| pending.rdma.as_ref());
+        rdma.is_some_and(|rdma| rdma.held() > 0)
+    }
+
     /// Whether a handshake for RDMA is pending.
-    fn is_over_rdma(&self) -> bool {
+    pub(crate) fn is_over_rdma(&self) -> bool {
         let guard = self.pending.lock();
         guard.as_ref().is_some_and(|pending| pending.rdma.is_some())
     }

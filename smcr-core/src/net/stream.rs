@@ -370,6 +370,7 @@ impl Inner {
     fn settle(&self) {
         if let Some(connection) = &self.connection
             && connection.smc().is_none()
+            && !connection.is_over_rdma()
         {
             connection.wait_for_peer(SETTLE);
             connection.withdraw(Reason::NoAnswer);

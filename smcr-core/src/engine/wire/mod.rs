@@ -76,6 +76,7 @@ impl Engine {
     pub fn process_ends(&self) {
         if crate::sys::getpid() == self.pid {
             self.stop_asking(true, Reason::Ended);
+            self.wire.thread.settle_held(LAST_DELIVERY);
             self.wire.rdma.finish(true, LAST_DELIVERY);
         }
     }

@@ -23,6 +23,9 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// How long a fork waits for handshakes of accepted connections.
 const FORK_WAIT: Duration = Duration::from_secs(5);
 
+/// How often to look whether handshakes are decided that hold something back.
+const SETTLE_LOOK: Duration = Duration::from_millis(1);
+
 /// The thread's mailbox.
 #[derive(Debug)]
 pub(in crate::engine) struct Thread {
@@ -117,7 +120,8 @@ impl Thread {
         let _ = epoll::delete(&self.epoll, flow);
     }
 
-    /// Those whose handshake is pending.
+    /// Those whose handshake is pending. (The lock of a connection comes before the thread's, so
+    /// they cannot be looked at with the list locked.)
     pub(super) fn pending_connections(&self) -> Vec<Arc<Connection>> {
         self.pending.lock().connections.values().cloned().collect()
     }
@@ -132,6 +136,18 @@ impl Thread {
             if self.decided.wait_until(&mut pending, until).timed_out() {
                 break;
             }
+        }
+    }
+
+    /// Waits until nothing is held back for a handshake any more that a program has sent, `at_most`
+    /// so long.
+    pub(super) fn settle_held(&self, at_most: Duration) {
+        let until = Instant::now() + at_most;
+        while Instant::now() < until {
+            if !self.pending_connections().iter().any(|c| c.holds_back()) {
+                return;
+            }
+            std::thread::sleep(SETTLE_LOOK);
         }
     }
 
@@ -325,28 +341,20 @@ impl Engine {
             self.step(connection, None);
         }
         let now = Instant::now();
-        let late: Vec<_> = {
-            let pending = self.wire.thread.pending.lock();
-            let all = pending.connections.values();
-            all.filter(|c| c.rdma_timeout().is_some_and(|at| at <= now))
-                .cloned()
-                .collect()
-        };
-        for connection in &late {
-            self.step(connection, None);
+        for connection in self.wire.thread.pending_connections() {
+            if connection.rdma_timeout().is_some_and(|at| at <= now) {
+                self.step(&connection, None);
+            }
         }
     }
 
     fn wire_timeout(&self) -> Duration {
         let now = Instant::now();
-        let pending = self.wire.thread.pending.lock();
-        if !pending.new.is_empty() {
+        if !self.wire.thread.pending.lock().new.is_empty() {
             return Duration::ZERO;
         }
-        let of_handshakes = pending
-            .connections
-            .values()
-            .filter_map(|connection| connection.rdma_timeout());
+        let pending = self.wire.thread.pending_connections();
+        let of_handshakes = pending.iter().filter_map(|c| c.rdma_timeout());
         let next = of_handshakes
             .chain(self.wire.rdma.next_timeout())
             .min()

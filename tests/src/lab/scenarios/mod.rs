@@ -145,7 +145,8 @@ pub const ALL: &[Scenario] = &[
         ask_networks::run,
         "the same hosts without the TCP option: they ask each other over UDP",
     )
-    .bulk(),
+    .bulk()
+    .on_request(),
     Scenario::new(
         "rdma-redis",
         rdma_redis::run,
