@@ -14,12 +14,19 @@ use crate::clc::{Rkey, RmbeIndex};
 use crate::group;
 use crate::shm::{Geometry, Rmb};
 
-/// The most buffers of one kind in a link group: RFC 7609 §2.1 counts RMBs in one byte.
-const MOST: usize = 255;
-
-/// Elements of the first buffer, and of the biggest one.
+/// Elements of the first buffer, and of the biggest one: registering takes its time, during which
+/// the wire stands still.
 const FIRST: u8 = 4;
-const BIGGEST: u8 = 64;
+const BIGGEST: u8 = 8;
+
+/// The most buffers of one pool. RFC 7609 §2.1 counts RMBs in one byte; send buffers are nobody's
+/// business, and as many as a process may have connections.
+const fn most(access: Access) -> usize {
+    match access {
+        Access::RemoteWrite => 255,
+        Access::Local => crate::shm::MOST_CONNECTIONS / BIGGEST as usize,
+    }
+}
 
 /// A pool of elements of one size.
 #[derive(Debug)]
@@ -154,7 +161,7 @@ impl Buffers {
     }
 
     fn grow(&mut self) -> Result<(), Errno> {
-        if self.buffers.len() >= MOST {
+        if self.buffers.len() >= most(self.access) {
             return Err(Errno::NOSPC);
         }
         let doublings = self.buffers.len().min(4) as u32;
