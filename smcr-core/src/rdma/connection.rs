@@ -32,9 +32,6 @@ use crate::shm::{Local, LocalRef, Rx, Tx, flag};
 /// A WRITE is at most this long, so that the peer can begin to read while more is on its way.
 const LONGEST_WRITE: usize = 128 << 10;
 
-/// How many times a minute a closed connection waits for a peer that does not read.
-const LONGEST_WAITS: u32 = 10;
-
 /// Work requests that are left to LLC messages, whatever the connections want.
 const LLC_ROOM: usize = 8;
 
@@ -104,8 +101,6 @@ pub(super) struct Connection {
     to_say: ConnState,
     /// What the program's end said when it was last looked at.
     heard: u32,
-    /// How often the timer of its end was set again.
-    waits: u32,
     /// The link is gone: nothing can be sent any more.
     broken: bool,
     tcp_ended: bool,
@@ -186,7 +181,6 @@ impl Connection {
             close,
             to_say: ConnState::NONE,
             heard: 0,
-            waits: 0,
             broken: false,
             tcp_ended: false,
             free: false,
@@ -645,22 +639,9 @@ impl Connection {
         self.happened(CloseEvent::Abort, now);
     }
 
-    /// The program has closed, and the peer reads slowly or not at all while its link is alive (else
-    /// the group would have ended): as TCP, we go on with what was sent, but not for ever.
-    fn may_wait_on(&mut self) -> bool {
-        let has_undelivered = self.heard & flag::RELEASED != 0 && self.produced() > self.peer_cons;
-        let may = !self.broken && has_undelivered && self.waits < LONGEST_WAITS;
-        self.waits += u32::from(may);
-        may
-    }
-
     /// The time is looked at. True if something came of it.
     pub(super) fn timed_out(&mut self, now: Instant) -> bool {
         let due = self.close.poll_timeout().is_some_and(|at| at <= now);
-        if due && self.may_wait_on() {
-            self.close.restart_timer(now);
-            return false;
-        }
         if due {
             let actions = self.close.handle_timeout(now);
             self.act(actions);

@@ -156,6 +156,15 @@ impl World {
         }
     }
 
+    /// Both engines end their link group, with whatever is on its way over it.
+    pub fn end_group(&mut self) {
+        self.disturbed = true;
+        self.note_disturbance();
+        let now = self.net.now();
+        self.ends.iter_mut().for_each(|end| end.cancel(now));
+        self.run(Duration::from_micros(1));
+    }
+
     /// Ends all faults, and checks that everything arrives, or that both ends know why not.
     pub fn settle(&mut self) {
         for port in 0..2 {
