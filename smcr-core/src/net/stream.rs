@@ -390,7 +390,8 @@ impl Drop for Inner {
 impl AsFd for SmcStream {
     /// The descriptor to watch for readiness; see the [module](super) for what it is. If the
     /// handshake is pending this waits for its outcome, up to 20 ms, and gives SMC up after that:
-    /// the descriptor that is returned keeps its meaning.
+    /// the descriptor that is returned keeps its meaning. A handshake for RDMA cannot be given up:
+    /// should it end on TCP, whoever watches the descriptor has to begin anew.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inner.settle();
         self.inner.fd.as_fd()
