@@ -565,6 +565,9 @@ impl Engine {
         guard: &mut Option<Pending>,
         mut rdma: RdmaPending,
     ) {
+        // What the peer sent already rings as soon as the rings are joined: a program that is told
+        // so, by an edge perhaps, and finds nothing would not look again.
+        connection.set_committing();
         let joined = self.establish(&mut rdma);
         let smc = match joined {
             Ok(smc) => smc,
