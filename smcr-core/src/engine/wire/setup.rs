@@ -15,7 +15,7 @@ use super::super::{Connection, Engine};
 use super::pending::{AnswerTo, Machine, RdmaPending, Step, either};
 use crate::clc::{RdmaEndpoint, may_be_clc};
 use crate::conn::{Home, Smc, bell};
-use crate::handshake::rdma::{Accepted, Confirmed, Contact, Proposed};
+use crate::handshake::rdma::{Accepted, Confirmed, Contact, Proposed, Settled};
 use crate::handshake::{
     Event, HandshakeError, MAX_NEEDED, MAX_PEEKED, Peeked, Phase as ClcPhase, RdmaClient,
     RdmaServer,
@@ -301,20 +301,28 @@ impl Engine {
             rdma.deadline = Some(now + self.rdma_timeouts().link);
             return Ok(Some(Outcome::Waits));
         }
+        let prepared = self.first_contact(&mut state, rdma, key, &proposed.settled)?;
+        self.answer_proposal(&mut state, rdma, prepared, now)?;
+        Ok(Some(Outcome::Waits))
+    }
+
+    /// Starts a link group, with what its first connection needs. The message that goes out next
+    /// tells the peer of the RMB.
+    fn first_contact(
+        &self,
+        state: &mut State,
+        rdma: &mut RdmaPending,
+        key: GroupKey,
+        settled: &Settled,
+    ) -> Result<Prepared, Reason> {
         let chosen = rdma.chosen.as_ref().ok_or(Reason::NoRdmaDevice)?;
-        let served = chosen.served(proposed.settled.version)?;
-        let group = state.start_group(
-            &served.port,
-            served.gid,
-            key,
-            &proposed.settled,
-            self.config.ring_size(),
-        )?;
+        let served = chosen.served(settled.version)?;
+        let size = self.config.ring_size();
+        let group = state.start_group(&served.port, served.gid, key, settled, size)?;
         rdma.is_first = true;
         let prepared = state.prepare(group)?;
         state.rmb_told(&prepared);
-        self.answer_proposal(&mut state, rdma, prepared, now)?;
-        Ok(Some(Outcome::Waits))
+        Ok(prepared)
     }
 
     fn answer_proposal(
@@ -324,10 +332,7 @@ impl Engine {
         prepared: Prepared,
         now: Instant,
     ) -> Result<(), Reason> {
-        let link = state
-            .link_address(prepared.group)
-            .ok_or(Reason::LinkFailed)?;
-        let end = self.endpoint(&prepared, &link)?;
+        let end = self.endpoint(state, &prepared)?;
         let contact = if rdma.is_first {
             Contact::First { direct: true }
         } else {
@@ -367,19 +372,8 @@ impl Engine {
             let prepared = state.prepare(group)?;
             return self.with_rkey(&mut state, rdma, prepared, AnswerTo::Accept, now);
         }
-        let chosen = rdma.chosen.as_ref().ok_or(Reason::NoRdmaDevice)?;
-        let served = chosen.served(accepted.settled.version)?;
-        let group = state.start_group(
-            &served.port,
-            served.gid,
-            key,
-            &accepted.settled,
-            self.config.ring_size(),
-        )?;
-        rdma.is_first = true;
-        let prepared = state.prepare(group)?;
-        state.rmb_told(&prepared);
-        state.connect(group, &link_address(peer), now)?;
+        let prepared = self.first_contact(&mut state, rdma, key, &accepted.settled)?;
+        state.connect(prepared.group, &link_address(peer), now)?;
         self.answer_accept(&mut state, rdma, prepared, now)?;
         Ok(Some(Outcome::Waits))
     }
@@ -391,10 +385,7 @@ impl Engine {
         prepared: Prepared,
         now: Instant,
     ) -> Result<(), Reason> {
-        let link = state
-            .link_address(prepared.group)
-            .ok_or(Reason::LinkFailed)?;
-        let end = self.endpoint(&prepared, &link)?;
+        let end = self.endpoint(state, &prepared)?;
         rdma.prepared = Some(prepared);
         let Some(Machine::Client(machine)) = &mut rdma.machine else {
             return Err(Reason::Internal);
@@ -541,7 +532,9 @@ impl Engine {
     }
 
     /// How our end of a connection is named in CLC messages.
-    fn endpoint(&self, prepared: &Prepared, link: &LinkAddress) -> Result<RdmaEndpoint, Reason> {
+    fn endpoint(&self, state: &State, prepared: &Prepared) -> Result<RdmaEndpoint, Reason> {
+        let link = state.link_address(prepared.group);
+        let link = link.ok_or(Reason::LinkFailed)?;
         let (rkey, address, rmbe_index, rmbe_size) = prepared.rmbe();
         Ok(RdmaEndpoint {
             peer_id: self.wire.choice.peer_id(),
