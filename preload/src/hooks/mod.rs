@@ -6,6 +6,8 @@
 // The program calls these by C's rules and keeps their contracts; redhook's macro makes them.
 #![allow(unreachable_pub, missing_docs, non_upper_case_globals)]
 
+#[cfg(target_arch = "x86_64")]
+mod clone;
 mod exec;
 pub(crate) mod files;
 pub(crate) mod io;
@@ -21,6 +23,8 @@ mod watching;
 
 /// Finds libc's functions now, so that no hook has to do it in a signal handler.
 pub(crate) fn resolve() {
+    #[cfg(target_arch = "x86_64")]
+    clone::resolve();
     io::resolve();
     files::resolve();
     limits::resolve();
