@@ -22,7 +22,7 @@ pub(crate) use contact::Prepared;
 use super::handle::{ConnId, Kicked, Shared};
 use crate::Reason;
 use crate::cdc::Cdc;
-use crate::clc::{Psn, QpNumber, Rkey, RmbeIndex, RmbeSize, Token};
+use crate::clc::{Gid, Psn, QpNumber, Rkey, RmbeIndex, RmbeSize, Token};
 use crate::engine::PUBLISHER;
 use crate::handshake::rdma::Settled;
 use crate::shm::{LocalRef, Rx, Tx};
@@ -209,17 +209,22 @@ impl State {
             return;
         }
         self.news.push(News::Ended(id, reason));
+        let mut is_felt = false;
         for index in 0..self.connections.len() {
             let place = &mut self.connections[index];
             if let Some((of, connection)) = &mut place.connection
                 && *of == id
             {
+                is_felt |= connection.is_open();
                 connection.link_lost(errno, now);
                 self.dirty.push(ConnId {
                     index: index as u32,
                     generation: place.generation,
                 });
             }
+        }
+        if is_felt {
+            PUBLISHER.fallback(reason);
         }
     }
 
@@ -360,8 +365,30 @@ impl State {
         let Some(group) = self.groups.get_mut(&id) else {
             return;
         };
-        if let Some((errno, reason)) = group.run_llc(now, &mut self.news) {
+        let over = group.run_llc(now, &mut self.news);
+        for rkey in std::mem::take(&mut group.deleted) {
+            self.given_up(id, |connection| connection.writes_by(rkey), now);
+        }
+        if let Some((errno, reason)) = over {
             self.end_group(id, errno, reason, now);
+        }
+    }
+
+    /// The peer has other plans with the memory that some of its connections write to.
+    fn given_up(&mut self, group: u32, which: impl Fn(&Connection) -> bool, now: Instant) {
+        for (index, place) in self.connections.iter_mut().enumerate() {
+            if let Some((of, connection)) = &mut place.connection
+                && *of == group
+                && which(connection)
+            {
+                log::debug!("group {group}: the peer gave up a connection whose RMBE it reuses");
+                PUBLISHER.fallback(Reason::RmbeReused);
+                connection.given_up(now);
+                self.dirty.push(ConnId {
+                    index: index as u32,
+                    generation: place.generation,
+                });
+            }
         }
     }
 

@@ -8,6 +8,8 @@ mod ask;
 mod choice;
 mod pending;
 mod setup;
+#[cfg(test)]
+mod tests;
 mod thread;
 
 use std::net::SocketAddr;
