@@ -394,6 +394,11 @@ impl Group {
         }
     }
 
+    /// Since when there has been no connection, if it is not about to end.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        self.idle_since.filter(|_| self.ended.is_none())
+    }
+
     /// The last connection is gone.
     pub(super) fn became_idle(&mut self, now: Instant) {
         self.idle_since = Some(now);

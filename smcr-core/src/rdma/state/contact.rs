@@ -51,7 +51,12 @@ impl State {
         if let Some(place) = self.ports.iter().position(is) {
             return place;
         }
-        let send_buffers = Buffers::new(Arc::clone(&port), Access::Local, element_size);
+        let send_buffers = Buffers::new(
+            Arc::clone(&port),
+            Access::Local,
+            element_size,
+            self.max_memory,
+        );
         self.ports.push(OpenPort {
             port: Some(port),
             send_buffers,
@@ -84,7 +89,12 @@ impl State {
         let place = self.add_port(Arc::clone(port), element_size);
         let size = receive_size(settled.version);
         let link = Arc::clone(port).link(gid, psn, size).map_err(failed)?;
-        let rmbs = Buffers::new(Arc::clone(port), Access::RemoteWrite, element_size);
+        let rmbs = Buffers::new(
+            Arc::clone(port),
+            Access::RemoteWrite,
+            element_size,
+            self.max_memory,
+        );
         self.next_group += 1;
         let id = self.next_group;
         let token = u32::from_ne_bytes(token);

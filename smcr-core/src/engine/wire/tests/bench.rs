@@ -19,8 +19,8 @@ pub(super) struct Bench {
     /// The engine's.
     pub(super) port: Arc<SimPort>,
     listener: TcpListener,
-    conns: Vec<(Arc<Connection>, u32)>,
-    /// Added to the clock that the wire sees.
+    conns: Vec<Arc<Connection>>,
+    /// Added to the clock that the wire sees, and the handshakes do not.
     pub(super) later: Duration,
 }
 
@@ -73,7 +73,7 @@ impl Bench {
         } = made.unwrap();
         connection.begin(pending);
         connection.set_nonblocking(true);
-        self.conns.push((Arc::clone(&connection), 0));
+        self.conns.push(Arc::clone(&connection));
         let conn = Conn {
             connection,
             end,
@@ -90,11 +90,11 @@ impl Bench {
             .rdma
             .look_after(Instant::now() + self.later);
         for item in news {
-            for (connection, _) in &self.conns {
+            for connection in &self.conns {
                 self.engine.step(connection, Some(item));
             }
         }
-        for (connection, _) in &self.conns {
+        for connection in &self.conns {
             self.engine.step(connection, None);
         }
     }
@@ -117,6 +117,12 @@ impl Bench {
             }
             self.look_after();
         }
+    }
+
+    /// A connection that is over is not looked at any more.
+    pub(super) fn forget(&mut self, conn: &Conn) {
+        let is = |known: &Arc<Connection>| Arc::ptr_eq(known, &conn.connection);
+        self.conns.retain(|known| !is(known));
     }
 
     /// Groups that wait for their link to be confirmed.

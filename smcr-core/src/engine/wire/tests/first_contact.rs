@@ -162,3 +162,70 @@ fn step(conn: &Conn) -> Option<Step> {
     let guard = conn.connection.lock_pending();
     guard.as_ref()?.rdma.as_ref().map(|rdma| rdma.step)
 }
+
+/// As many peers as there can be begin, each with a name of its own, and do nothing more. They get
+/// what there is, and who was there before does not notice.
+#[test]
+fn a_flood_of_first_contacts() {
+    let config = SimConfig {
+        max_registered: 3 << 20,
+        ..SimConfig::new()
+    };
+    let mut bench = Bench::new(config);
+    let mut good = Peer::new(&bench, 1, Role::Client, Version::V2);
+    let (mut far, _talk, conn) = good.dial(&mut bench, 1);
+    let at = bench.net.port("sim2/1");
+    let (mut accepted, mut declined) = (0, 0);
+    let mut open = Vec::new();
+    for number in 0..100 {
+        let mut peer = Peer::at(&at, number, Role::Client, Version::V2);
+        let (mut talk, conn) = bench.connect(Role::Server);
+        peer.propose(&mut talk);
+        match talk.hear(&mut bench, &mut peer) {
+            Message::Accept(_) => accepted += 1,
+            Message::Decline(decline) => {
+                assert_eq!(decline.diagnosis.reason(), Some(Reason::Memory));
+                declined += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+        open.push((talk, conn));
+    }
+    assert!(accepted > 5 && declined > 50, "{accepted}, {declined}");
+    far.end.write(&mut good.manners.raw, b"still");
+    bench.until(&mut [&mut good], || conn.receive() == Ok(b"still".to_vec()));
+}
+
+/// The same with the bound that the administrator sets.
+#[test]
+fn no_more_memory_than_is_allowed() {
+    let text = "ueid = TEST\nring_size = 16K\nmax_memory = 16K\n";
+    let mut bench = Bench::with(text, SimConfig::new());
+    let mut peer = Peer::new(&bench, 1, Role::Client, Version::V2);
+    let (mut talk, _conn) = bench.connect(Role::Server);
+    peer.propose(&mut talk);
+    let reason = talk.declined(&mut bench, &mut peer);
+    assert_eq!(reason, Some(Reason::Memory));
+    assert_eq!(bench.port.registered(), (0, 0));
+}
+
+/// Peers that come and go leave idle groups, but not any number of them.
+#[test]
+fn idle_groups_are_kept_up_to_a_number() {
+    let mut bench = Bench::new(SimConfig::new());
+    let at = bench.net.port("sim1/1");
+    let mut peers = Vec::new();
+    for number in 0..80 {
+        let mut peer = Peer::at(&at, number + 1, Role::Client, Version::V2);
+        let (mut far, talk, conn) = peer.dial(&mut bench, 1);
+        conn.connection.close(false);
+        far.end.said = crate::cdc::ConnState::CLOSED;
+        far.end.tell(&mut peer.manners.raw);
+        bench.run(&mut [&mut peer]);
+        bench.forget(&conn);
+        peers.push((peer, talk));
+    }
+    bench.wait_for_the_end();
+    let links = bench.port.links().len();
+    assert_eq!(links, 64);
+}

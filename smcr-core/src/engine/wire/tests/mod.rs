@@ -4,6 +4,7 @@
 
 mod bench;
 mod elements;
+mod fields;
 mod first_contact;
 mod peer;
 

@@ -254,10 +254,13 @@ impl Talk {
         self.tcp.write_all(bytes).unwrap();
     }
 
-    /// Says no more.
-    pub(super) fn hang_up(&mut self) {
-        // It may be over already.
-        let _ = self.tcp.shutdown(std::net::Shutdown::Both);
+    /// Says what it has heard: to a Decline, another one is the answer.
+    pub(super) fn echo(&mut self) {
+        let mut bytes = [0; 512];
+        if let Ok(count) = self.tcp.read(&mut bytes) {
+            // The connection may be over already.
+            let _ = self.tcp.write_all(&bytes[..count]);
+        }
     }
 
     /// The next CLC message.

@@ -82,7 +82,7 @@ impl Endpoint {
         };
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd");
         // As in a process, where it is never freed: programs' ends refer to it.
-        let rdma: &'static Rdma = Box::leak(Box::new(Rdma::new(wake)));
+        let rdma: &'static Rdma = Box::leak(Box::new(Rdma::new(wake, u64::MAX)));
         Self {
             state: rdma.state.lock(),
             rdma,

@@ -11,6 +11,7 @@
 
 mod end;
 mod ops;
+mod siege;
 mod stream;
 
 use std::time::Duration;
@@ -21,6 +22,7 @@ use crate::rdma::fabric::Counts;
 use crate::stat::Role;
 use end::{Endpoint, Opening};
 pub use ops::Op;
+pub use siege::{Besieged, Moment, Siege};
 use stream::Connection;
 
 /// Connections at a time.
