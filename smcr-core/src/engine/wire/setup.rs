@@ -575,12 +575,12 @@ impl Engine {
                 return self.stay_on_tcp(connection, guard, rdma, reason);
             }
         };
-        smc.set_nonblocking(connection.is_nonblocking());
-        smc.set_oob_inline(connection.is_oob_inline());
         if let Some(pending) = guard.as_ref() {
             log::debug!("{} - {}: rdma", pending.local(), pending.peer);
         }
         self.wire.thread.forget(connection, connection.tcp());
+        #[cfg(test)]
+        super::tests::joined(connection);
         connection.set_smc(smc, || {});
         self.watch_witness(connection);
         *guard = None;

@@ -27,7 +27,7 @@ pub(super) struct Bench {
 /// A connection of the engine's.
 pub(super) struct Conn {
     pub(super) connection: Arc<Connection>,
-    end: OwnedFd,
+    pub(super) end: OwnedFd,
     /// The engine's TCP socket: it would be the program's.
     _tcp: TcpStream,
 }

@@ -6,8 +6,10 @@ mod bench;
 mod elements;
 mod fields;
 mod first_contact;
+mod moving;
 mod peer;
 
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use bench::{Bench, Conn};
@@ -16,3 +18,23 @@ use peer::{Peer, Talk};
 use super::*;
 use crate::clc::{Endpoint, Message, RdmaEndpoint, Version};
 use crate::handshake::rdma::Contact;
+
+thread_local! {
+    /// See [`joined`].
+    static JOINED: RefCell<Option<Box<dyn Fn(&Arc<Connection>)>>> = const { RefCell::new(None) };
+}
+
+/// The rings of a connection are joined, and nobody is told so yet: whatever a test does now, a
+/// program or a peer could do at this moment.
+pub(super) fn joined(connection: &Arc<Connection>) {
+    JOINED.with_borrow(|joined| {
+        if let Some(act) = joined {
+            act(connection);
+        }
+    });
+}
+
+/// Has this done at that moment of every connection that moves in this thread.
+fn when_joined(act: impl Fn(&Arc<Connection>) + 'static) {
+    JOINED.set(Some(Box::new(act)));
+}
