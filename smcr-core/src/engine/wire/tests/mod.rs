@@ -19,9 +19,11 @@ use super::*;
 use crate::clc::{Endpoint, Message, RdmaEndpoint, Version};
 use crate::handshake::rdma::Contact;
 
+type Act = Box<dyn Fn(&Arc<Connection>)>;
+
 thread_local! {
     /// See [`joined`].
-    static JOINED: RefCell<Option<Box<dyn Fn(&Arc<Connection>)>>> = const { RefCell::new(None) };
+    static JOINED: RefCell<Option<Act>> = const { RefCell::new(None) };
 }
 
 /// The rings of a connection are joined, and nobody is told so yet: whatever a test does now, a
