@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::link::LinkPhase;
+use super::link::{LinkPhase, SERVER_DECLINES};
 use super::machine::{Channel, Side, State};
 use super::{CallError, Event, Fabric, Handshake, HandshakeError, Objection, Timeouts};
 use crate::clc::{Accept, Confirm, Kind, Message, Proposal};
@@ -64,7 +64,11 @@ impl<F: Fabric> ServerHandshake<F> {
                 self.channel.over();
                 self.channel.events.push_back(Event::Confirmed(confirmed));
                 self.state = if F::has_link_phase(agreed) {
-                    State::Linking(LinkPhase::start(&mut self.channel, Some(now)))
+                    State::Linking(LinkPhase::start(
+                        &mut self.channel,
+                        Some(now),
+                        SERVER_DECLINES,
+                    ))
                 } else {
                     State::Done
                 };
