@@ -351,7 +351,7 @@ impl<F: Fabric> Channel<F> {
         self.held_decline = None;
     }
 
-    fn is_late(&self, now: Instant) -> bool {
+    pub(super) fn is_late(&self, now: Instant) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= now)
     }
 }
