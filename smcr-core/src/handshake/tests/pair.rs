@@ -326,7 +326,7 @@ fn a_late_proposal_has_its_time_once_more() {
     let wait = Timeouts::default().proposal;
     let late = begun + wait * 2;
     let whole = client(begun).poll_transmit().unwrap();
-    let (head, rest) = whole.split_at(crate::clc::Header::LEN);
+    let (head, rest) = whole.split_at(Header::LEN);
 
     let mut hurried = server(begun);
     assert_eq!(
