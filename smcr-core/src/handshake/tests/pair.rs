@@ -328,9 +328,23 @@ fn a_late_proposal_has_its_time_once_more() {
     let whole = client(begun).poll_transmit().unwrap();
     let (head, rest) = whole.split_at(Header::LEN);
 
+    // Without a word from its owner it takes one that is there already.
+    for is_there in [true, false] {
+        let mut hurried = server(begun);
+        assert_eq!(hurried.handle_bytes(head, late), Ok(head.len()));
+        if is_there {
+            assert_eq!(hurried.handle_bytes(rest, late), Ok(rest.len()));
+            assert!(matches!(hurried.poll_event(), Some(Event::Proposed(_))));
+        } else {
+            assert_eq!(
+                hurried.handle_timeout(late),
+                Err(HandshakeError::Timeout(Kind::Proposal))
+            );
+        }
+    }
     let mut hurried = server(begun);
     assert_eq!(
-        hurried.handle_bytes(head, late),
+        hurried.handle_bytes(&head[..1], late),
         Err(HandshakeError::Timeout(Kind::Proposal))
     );
 
