@@ -453,13 +453,18 @@ impl Smc {
         loop {
             control.writer_waiting.store(1, Ordering::SeqCst);
             if self.readiness() & libc::POLLOUT != 0 {
-                control.writer_waiting.store(0, Ordering::Relaxed);
+                if !self.is_blocked() {
+                    control.writer_waiting.store(0, Ordering::Relaxed);
+                }
+                self.kick_wire();
                 return false;
             }
             if self.block(fd).is_err() {
                 self.see_hangup(fd, 0);
             }
             if self.readiness() & libc::POLLOUT != 0 {
+                // Nobody else may find the end unwritable for long.
+                self.kick_wire();
                 return false;
             }
             if self.is_still_waiting() {

@@ -227,6 +227,10 @@ impl Connection {
     ) -> Result<Pumped, Errno> {
         loop {
             self.see_program(now);
+            if self.outbound.consume(&self.own, 0) {
+                // It began to wait when there was room already.
+                self.wake_writer();
+            }
             if self.publish() {
                 self.ring();
             }
@@ -517,13 +521,18 @@ impl Connection {
             return;
         }
         if self.outbound.consume(&self.own, freed as usize) {
-            let control = self.outbound.control();
-            control.writer_waiting.store(0, Ordering::Relaxed);
-            // Either the packets of a writer that begins to wait are seen here, or it sees that the
-            // flag is down.
-            fence(Ordering::SeqCst);
-            bell::drain(self.end.as_fd(), control, u32::MAX);
+            self.wake_writer();
         }
+    }
+
+    /// There is room for a program that waits for some.
+    fn wake_writer(&self) {
+        let control = self.outbound.control();
+        control.writer_waiting.store(0, Ordering::Relaxed);
+        // Either the packets of a writer that begins to wait are seen here, or it sees that the flag
+        // is down.
+        fence(Ordering::SeqCst);
+        bell::unplug(self.end.as_fd(), control);
     }
 
     /// A CDC message of the peer came.
@@ -596,9 +605,7 @@ impl Connection {
         let _ = rustix::net::shutdown(&self.end, rustix::net::Shutdown::Write);
         if flags & flag::CLOSED != 0 {
             // There will be no room any more: whoever waits for some has to find that out.
-            let control = self.outbound.control();
-            control.writer_waiting.store(0, Ordering::Relaxed);
-            bell::drain(self.end.as_fd(), control, u32::MAX);
+            self.wake_writer();
         }
     }
 
