@@ -134,6 +134,8 @@ reasons! {
     EyeCatcher = 0x0305_0000, "eye-catcher", "the peer wants an eye catcher in each RMBE, which is not supported";
     /// The kernel did not keep the SYN.
     SynCookies = 0x5300_0019, "syn-cookies", "the listener answered with a SYN cookie, which has no room for the SMC-R option: its backlog is full";
+    /// The peer gave the memory of a connection to another one.
+    RmbeReused = 0x5300_001a, "rmbe-reused", "the peer gave the buffer of a live connection to another one: the old one was reset";
 }
 
 impl Reason {

@@ -177,6 +177,12 @@ impl Smc {
             .store(u32::from(on), Ordering::Relaxed);
     }
 
+    /// Whether urgent bytes are received in line.
+    #[cfg(test)]
+    pub(crate) fn is_oob_inline(&self) -> bool {
+        self.local.oob_inline.load(Ordering::Relaxed) != 0
+    }
+
     /// Tells the socket about `SO_RCVLOWAT`, in bytes.
     pub fn set_low_water(&self, bytes: u32) {
         self.local.low_water.store(bytes, Ordering::Relaxed);

@@ -4,7 +4,7 @@
 use std::cell::UnsafeCell;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -461,6 +461,12 @@ impl Connection {
         if self.smc.set(smc).is_err() {
             log::error!("a connection moved to SMC twice");
         }
+        // Either the program that sets them now sees the stream, or we see what it set.
+        fence(Ordering::SeqCst);
+        if let Some(smc) = self.smc.get() {
+            smc.set_nonblocking(self.is_nonblocking());
+            smc.set_oob_inline(self.is_oob_inline());
+        }
         self.slot().set_group(u64::from(group));
         self.count_smc();
         confirm();
@@ -470,6 +476,7 @@ impl Connection {
     /// Tells the connection that `O_NONBLOCK` was set or cleared.
     pub fn set_nonblocking(&self, on: bool) {
         self.nonblocking.store(on, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
         if let Some(smc) = self.smc.get() {
             smc.set_nonblocking(on);
         }
@@ -483,6 +490,7 @@ impl Connection {
     /// Tells the connection about `SO_OOBINLINE`.
     pub fn set_oob_inline(&self, on: bool) {
         self.oob_inline.store(on, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
         if let Some(smc) = self.smc.get() {
             smc.set_oob_inline(on);
         }

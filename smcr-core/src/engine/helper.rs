@@ -467,8 +467,6 @@ impl Engine {
                     return;
                 }
                 let confirm = handshake.poll_transmit();
-                smc.set_nonblocking(connection.is_nonblocking());
-                smc.set_oob_inline(connection.is_oob_inline());
                 self.helper.forget(connection, Some(tcp));
                 log::debug!("{} -> {}: shm", pending.local, pending.peer);
                 connection.set_smc(smc, || transmit(tcp, confirm));

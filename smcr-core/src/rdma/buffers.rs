@@ -35,6 +35,8 @@ pub(super) struct Buffers {
     port: Option<Arc<dyn Port>>,
     access: Access,
     element_size: u32,
+    /// Bytes that the process may have in rings, all together.
+    max_memory: u64,
     buffers: Vec<Buffer>,
 }
 
@@ -85,11 +87,18 @@ impl Element {
 }
 
 impl Buffers {
-    pub(super) fn new(port: Arc<dyn Port>, access: Access, element_size: u32) -> Self {
+    /// `max_memory`: bytes that the process may have in rings, all together.
+    pub(super) fn new(
+        port: Arc<dyn Port>,
+        access: Access,
+        element_size: u32,
+        max_memory: u64,
+    ) -> Self {
         Self {
             port: Some(port),
             access,
             element_size,
+            max_memory,
             buffers: Vec::new(),
         }
     }
@@ -99,7 +108,7 @@ impl Buffers {
     ///
     /// # Errors
     /// `ENOMEM` and the like: the memory could not be had or registered; `ENOSPC`: the group has
-    /// as many buffers as it may; `ENODEV`: the port is gone.
+    /// as many buffers as it may; `EDQUOT`: so has the process of memory; `ENODEV`: the port is gone.
     pub(super) fn take(&mut self) -> Result<Element, Errno> {
         if self.port.is_none() {
             return Err(Errno::NODEV);
@@ -167,6 +176,10 @@ impl Buffers {
         let doublings = self.buffers.len().min(4) as u32;
         let count = (FIRST << doublings).min(BIGGEST);
         let geometry = Geometry::new(count, self.element_size).ok_or(Errno::INVAL)?;
+        // Each peer that says hello gets some, whether it means it or not.
+        if group::rmb_bytes() + geometry.memory_size() as u64 > self.max_memory {
+            return Err(Errno::DQUOT);
+        }
         let rmb = Rmb::create(geometry, 0)?;
         let len = usize::from(count) * self.element_size as usize;
         let port = self.port.as_ref().ok_or(Errno::NODEV)?;

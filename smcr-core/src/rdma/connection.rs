@@ -51,6 +51,15 @@ pub(crate) struct PeerElement {
     pub(crate) token: Token,
 }
 
+impl PeerElement {
+    fn overlaps(&self, other: &Self) -> bool {
+        let end = |of: &Self| u128::from(of.address) + of.size.bytes() as u128;
+        self.rkey == other.rkey
+            && u128::from(self.address) < end(other)
+            && u128::from(other.address) < end(self)
+    }
+}
+
 /// See the module's description.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -675,6 +684,31 @@ impl Connection {
         {
             self.hung_up();
         }
+    }
+
+    /// Whether neither end has said its last word.
+    pub(super) fn is_open(&self) -> bool {
+        let last_word = ConnState::CLOSED | ConnState::ABORTED;
+        !self.broken && !self.in_state.intersects(last_word) && !self.said_last_word()
+    }
+
+    /// Whether we may still write to memory of the peer's that is in `element`, too. Not after our
+    /// last word: the peer may have used it again before its own reached us.
+    pub(super) fn writes_to(&self, element: &PeerElement) -> bool {
+        !self.broken && !self.said_last_word() && self.peer.overlaps(element)
+    }
+
+    /// Whether we may still write to memory that the peer gave this key.
+    pub(super) fn writes_by(&self, rkey: Rkey) -> bool {
+        !self.broken && !self.said_last_word() && self.peer.rkey == rkey
+    }
+
+    /// The peer took our right to write away, or gave it to another connection: it has given this
+    /// one up (RFC 7609 §4.4.2). Nothing is written there any more.
+    pub(super) fn given_up(&mut self, now: Instant) {
+        self.shut(Errno::CONNRESET);
+        self.in_state = self.in_state | ConnState::ABORTED;
+        self.happened(CloseEvent::PeerAborted, now);
     }
 
     /// The peer does not keep to the protocol.

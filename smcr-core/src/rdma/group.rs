@@ -12,7 +12,7 @@ use super::handle::ConnId;
 use super::state::News;
 use crate::Reason;
 use crate::cdc::{Cdc, CdcMessage, EyeCatcher};
-use crate::clc::{Gid, PeerId, QpNumber, Token, Version};
+use crate::clc::{Gid, PeerId, QpNumber, Rkey, Token, Version};
 use crate::engine::PUBLISHER;
 use crate::handshake::rdma::Settled;
 use crate::llc::flow::{self, EndReason, Event, LinkFailure, RmbId};
@@ -54,10 +54,9 @@ pub(super) struct Group {
     settled: Settled,
     link: Option<Box<dyn Link>>,
     link_id: LinkId,
-    peer_qpn: Option<QpNumber>,
+    /// The peer's end of it, once it is connected.
+    peer_end: Option<LinkAddress>,
     llc: Option<flow::Group>,
-    /// LLC messages for which the link had no room.
-    backlog: VecDeque<Vec<u8>>,
     pub(super) rmbs: Buffers,
     pub(super) posts: Posts,
     pub(super) tokens: HashMap<Token, Target>,
@@ -72,6 +71,8 @@ pub(super) struct Group {
     ended: Option<Instant>,
     /// The number of our first LLC message, while nobody knows whether it arrived.
     first_llc: Option<u64>,
+    /// Keys that the peer took back, and whose connections do not know it yet.
+    pub(super) deleted: Vec<Rkey>,
 }
 
 /// Where CDC messages with some token go.
@@ -109,6 +110,12 @@ impl Posts {
         self.next
     }
 
+    /// How many there are.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
     /// The oldest one, if it is not newer than `number`.
     pub(super) fn completed(&mut self, number: u64) -> Option<(u64, Option<ConnId>, u64)> {
         self.open.pop_front_if(|(oldest, ..)| *oldest <= number)
@@ -132,9 +139,8 @@ impl Group {
             settled,
             link_id: link.id(),
             link: Some(link),
-            peer_qpn: None,
+            peer_end: None,
             llc: None,
-            backlog: VecDeque::new(),
             rmbs,
             posts: Posts::default(),
             tokens: HashMap::new(),
@@ -144,6 +150,7 @@ impl Group {
             idle_since: None,
             ended: None,
             first_llc: None,
+            deleted: Vec::new(),
         }
     }
 
@@ -175,8 +182,10 @@ impl Group {
         self.key == *key
     }
 
-    pub(super) fn is_linked_to(&self, qpn: QpNumber) -> bool {
-        self.peer_qpn == Some(qpn)
+    /// Whether the link ends at that queue pair of the peer.
+    pub(super) fn is_linked_to(&self, gid: Gid, qpn: QpNumber) -> bool {
+        let is = |end: LinkAddress| (end.gid, end.qpn) == (gid, qpn);
+        self.peer_end.is_some_and(is)
     }
 
     /// Whether one more connection may join.
@@ -211,7 +220,7 @@ impl Group {
         if self.key.role == Role::Server {
             link.ready_to_send()?;
         }
-        self.peer_qpn = Some(peer.qpn);
+        self.peer_end = Some(*peer);
         let limits = self.settled.limits;
         let config = flow::Config {
             role: match self.key.role {
@@ -335,6 +344,10 @@ impl Group {
                     self.rmbs.told(rmb.0, false);
                     news.push(News::RkeyAnswered(id, rmb.0, false));
                 }
+                Event::PeerDeletedRmb { rtokens } => {
+                    self.deleted
+                        .extend(rtokens.iter().map(|(_, token)| token.rkey));
+                }
                 Event::LinkFailed { reason, .. } => {
                     log::debug!("group {id}: {reason}");
                     over = Some(failure(reason));
@@ -356,35 +369,34 @@ impl Group {
                 _ => {}
             }
         }
-        while let Some(transmit) = llc.poll_transmit() {
-            self.backlog.push_back(transmit.bytes);
-        }
         self.flush();
         over
     }
 
-    /// Posts the LLC messages that there is room for.
+    /// Posts the LLC messages that there is room for. The others wait in the machine, which ends
+    /// the link if they become too many: a peer may ask without end, and take no answer.
     pub(super) fn flush(&mut self) {
-        let Some(link) = &mut self.link else {
-            self.backlog.clear();
+        let (Some(link), Some(llc)) = (&mut self.link, &mut self.llc) else {
             return;
         };
-        while let Some(message) = self.backlog.front() {
-            if link.room() == 0 {
-                return;
-            }
+        while link.room() > 0
+            && let Some(transmit) = llc.poll_transmit()
+        {
             let number = self.posts.push(None, 0);
             if number == 1 {
                 self.first_llc = Some(number);
             }
             // SAFETY: no memory is named.
-            if let Err(errno) = unsafe { link.post(&[], message, number, true) } {
+            if let Err(errno) = unsafe { link.post(&[], &transmit.bytes, number, true) } {
                 log::debug!("group {}: LLC message not sent: {errno}", self.id);
-                self.backlog.clear();
                 return;
             }
-            self.backlog.pop_front();
         }
+    }
+
+    /// Since when there has been no connection, if it is not about to end.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        self.idle_since.filter(|_| self.ended.is_none())
     }
 
     /// The last connection is gone.

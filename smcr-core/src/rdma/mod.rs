@@ -63,10 +63,11 @@ pub(crate) struct Locked<'a> {
 }
 
 impl Rdma {
-    /// A wire without ports. `wake` is an eventfd of the thread that serves it.
-    pub(crate) fn new(wake: OwnedFd) -> Self {
+    /// A wire without ports. `wake` is an eventfd of the thread that serves it; `max_memory` are
+    /// the bytes that the process may have in rings, all together.
+    pub(crate) fn new(wake: OwnedFd, max_memory: u64) -> Self {
         Self {
-            state: Mutex::default(),
+            state: Mutex::new(State::new(max_memory)),
             kicked: Kicked::default(),
             attention: Attention::new(),
             wake,

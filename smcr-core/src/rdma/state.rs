@@ -22,11 +22,15 @@ pub(crate) use contact::Prepared;
 use super::handle::{ConnId, Kicked, Shared};
 use crate::Reason;
 use crate::cdc::Cdc;
-use crate::clc::{Psn, QpNumber, Rkey, RmbeIndex, RmbeSize, Token};
+use crate::clc::{Gid, Psn, QpNumber, Rkey, RmbeIndex, RmbeSize, Token};
 use crate::engine::PUBLISHER;
 use crate::handshake::rdma::Settled;
 use crate::shm::{LocalRef, Rx, Tx};
 use crate::stat::Counter;
+
+/// Groups without connections that are kept for the next one. Those of peers that end go by
+/// themselves; a hostile one may have any number.
+const IDLE_GROUPS: usize = 64;
 
 /// How old the statistics of the ports may be.
 const PUBLISH_EVERY: Duration = Duration::from_millis(500);
@@ -53,6 +57,8 @@ pub(crate) struct State {
     published_at: Option<Instant>,
     /// CDC messages that the statistics do not know of.
     cdc_sent: u64,
+    /// Bytes that the process may have in rings, all together.
+    max_memory: u64,
 }
 
 #[derive(Debug)]
@@ -83,6 +89,14 @@ pub(crate) enum News {
 }
 
 impl State {
+    /// Without ports. `max_memory`: bytes that the process may have in rings, all together.
+    pub(super) fn new(max_memory: u64) -> Self {
+        Self {
+            max_memory,
+            ..Self::default()
+        }
+    }
+
     /// The connection of that name, if it still is.
     pub(super) fn connection(&mut self, id: ConnId) -> Option<&mut Connection> {
         let place = self.connections.get_mut(id.index as usize)?;
@@ -213,17 +227,22 @@ impl State {
         }
         self.due = earlier(self.due, group.next_timeout());
         self.news.push(News::Ended(id, reason));
+        let mut is_felt = false;
         for index in 0..self.connections.len() {
             let place = &mut self.connections[index];
             if let Some((of, connection)) = &mut place.connection
                 && *of == id
             {
+                is_felt |= connection.is_open();
                 connection.link_lost(errno, now);
                 self.dirty.push(ConnId {
                     index: index as u32,
                     generation: place.generation,
                 });
             }
+        }
+        if is_felt {
+            PUBLISHER.fallback(reason);
         }
     }
 
@@ -328,7 +347,24 @@ impl State {
             }
         }
         self.pump_all(now);
+        self.end_spare_groups(now);
         self.due = self.first_deadline();
+    }
+
+    /// Ends those idle groups that are too many: the ones that were so for longest.
+    fn end_spare_groups(&mut self, now: Instant) {
+        let idle = self.groups.values();
+        let mut idle: Vec<_> = idle
+            .filter_map(|group| Some((group.idle_since()?, group.id)))
+            .collect();
+        let spare = idle.len().saturating_sub(IDLE_GROUPS);
+        idle.sort_unstable();
+        for (_, id) in idle.drain(..spare) {
+            if let Some(group) = self.groups.get_mut(&id) {
+                group.close(now);
+            }
+            self.after_llc(id, now);
+        }
     }
 
     /// Has all connections of a group looked at.
@@ -383,11 +419,33 @@ impl State {
         let Some(group) = self.groups.get_mut(&id) else {
             return;
         };
-        if let Some((errno, reason)) = group.run_llc(now, &mut self.news) {
+        let over = group.run_llc(now, &mut self.news);
+        for rkey in std::mem::take(&mut group.deleted) {
+            self.given_up(id, |connection| connection.writes_by(rkey), now);
+        }
+        if let Some((errno, reason)) = over {
             self.end_group(id, errno, reason, now);
         }
         let deadline = self.groups.get(&id).and_then(Group::next_timeout);
         self.due = earlier(self.due, deadline);
+    }
+
+    /// The peer has other plans with the memory that some of its connections write to.
+    fn given_up(&mut self, group: u32, which: impl Fn(&Connection) -> bool, now: Instant) {
+        for (index, place) in self.connections.iter_mut().enumerate() {
+            if let Some((of, connection)) = &mut place.connection
+                && *of == group
+                && which(connection)
+            {
+                log::debug!("group {group}: the peer gave up a connection whose RMBE it reuses");
+                PUBLISHER.fallback(Reason::RmbeReused);
+                connection.given_up(now);
+                self.dirty.push(ConnId {
+                    index: index as u32,
+                    generation: place.generation,
+                });
+            }
+        }
     }
 
     /// Brings the statistics up to date, if that was not done lately.

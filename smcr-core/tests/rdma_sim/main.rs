@@ -56,7 +56,7 @@ fn late_writes_do_not_carry_the_bytes_of_others() {
         world.act(Op::Open);
         world.act(Op::Send { place, side, len });
         world.lose_packets(side);
-        world.end_group();
+        world.end_group(side);
         world.act(Op::Close { place, side });
         world.act(Op::Open);
         world.act(Op::Send {

@@ -23,6 +23,9 @@ pub(super) struct Choice {
     resolver: Mutex<Resolver>,
     identity: Identity,
     open: Mutex<Vec<Arc<dyn Port>>>,
+    /// What serves every connection, in tests.
+    #[cfg(test)]
+    fixed: Option<Chosen>,
 }
 
 /// What serves a connection.
@@ -49,7 +52,34 @@ impl Choice {
                 host_name: HostName::new(rustix::system::uname().nodename().to_bytes()),
             },
             open: Mutex::default(),
+            #[cfg(test)]
+            fixed: None,
         }
+    }
+
+    /// Has this port serve every connection over IPv4 loopback, whatever device there is. `gids`
+    /// are those of RoCEv1 and RoCEv2.
+    #[cfg(test)]
+    pub(super) fn fix(&mut self, port: &Arc<dyn Port>, gids: [LocalGid; 2], config: &Config) {
+        let [v1, v2] = gids;
+        let end = RdmaEnd {
+            identity: self.identity,
+            mac: port.mac(),
+            v1: Some(V1 {
+                gid: v1.gid,
+                subnets: Subnets::V4(vec![(Ipv4Addr::LOCALHOST, 8)]),
+            }),
+            v2: Some(V2 {
+                gid: v2.gid,
+                ueids: config.ueids().clone(),
+                capabilities: config.smcr_capabilities(LINKS),
+            }),
+        };
+        let [v1, v2] = [v1, v2].map(|gid| {
+            let port = Arc::clone(port);
+            Some(Served { port, gid })
+        });
+        self.fixed = Some(Chosen { end, v1, v2 });
     }
 
     /// Whether a connection to `peer` may find a port: not wherever there is no RDMA device, at
@@ -82,15 +112,23 @@ impl Choice {
         tcp: BorrowedFd<'_>,
         local: SocketAddr,
     ) -> Result<Chosen, Reason> {
+        #[cfg(test)]
+        if let Some(fixed) = &self.fixed {
+            return Ok(fixed.clone());
+        }
         let flow = Flow::of_socket(tcp).map_err(|_| Reason::Ended)?;
+        let explain = |error: &Unresolved| log::debug!("{local}: {error}");
         let mut resolver = self.resolver.lock();
-        let mut served = |wanted: bool, version| {
+        // The kernel is asked for the route once for both versions.
+        let resolved = resolver.resolve(&flow).inspect_err(explain);
+        let resolution = resolved.map_err(|_| Reason::NoRdmaDevice)?;
+        let served = |wanted: bool, version| {
             if !wanted {
                 return None;
             }
-            let found = resolver
-                .endpoint(&flow, version)
-                .inspect_err(|error: &Unresolved| log::debug!("{local}: {error}"))
+            let found = resolution
+                .endpoint(version, flow.local.ip())
+                .inspect_err(explain)
                 .ok()?;
             let port = self.open(&found.port.device, found.port.port)?;
             let gid = LocalGid {

@@ -8,6 +8,8 @@ mod ask;
 mod choice;
 mod pending;
 mod setup;
+#[cfg(test)]
+mod tests;
 mod thread;
 
 use std::net::SocketAddr;
@@ -55,7 +57,7 @@ impl Wire {
     pub(super) fn new(config: &crate::config::Config, random: [u8; 8]) -> Result<Self, Errno> {
         let thread = Thread::new()?;
         Ok(Self {
-            rdma: crate::rdma::Rdma::new(thread.wake_fd()?),
+            rdma: crate::rdma::Rdma::new(thread.wake_fd()?, config.max_memory()),
             choice: Choice::new(config, random),
             thread,
             silent: Mutex::default(),

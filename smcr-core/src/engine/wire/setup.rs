@@ -85,6 +85,10 @@ impl Engine {
         {
             return outcome;
         }
+        let waits_for_others = matches!(rdma.step, Step::Queued | Step::Rkey);
+        if waits_for_others && rdma.deadline.is_some_and(|at| at <= now) {
+            self.decline(rdma, Reason::LinkTimeout, now);
+        }
         if rdma.step == Step::Connecting {
             match connected(tcp) {
                 None => return Outcome::Waits,
@@ -241,6 +245,9 @@ impl Engine {
                 if std::mem::take(&mut rdma.is_overdue) {
                     rdma.deadline = None;
                 }
+                if let Some(Machine::Server(machine)) = &mut rdma.machine {
+                    machine.proposal_begins(now);
+                }
                 self.end_signal(rdma);
                 None
             }
@@ -283,14 +290,8 @@ impl Engine {
         };
         let mut state = self.wire.rdma.lock();
         if let Some(group) = state.group_for(&key) {
-            let prepared = state.prepare(group)?;
-            return self.with_rkey(
-                &mut state,
-                rdma,
-                prepared,
-                AnswerTo::Proposal(proposed),
-                now,
-            );
+            rdma.prepared = Some(state.prepare(group)?);
+            return self.with_rkey(&mut state, rdma, AnswerTo::Proposal(proposed), now);
         }
         if state.is_starting(&key) {
             // One first contact with a peer at a time: this one will use the group that the other
@@ -301,8 +302,8 @@ impl Engine {
             rdma.deadline = Some(now + self.rdma_timeouts().link);
             return Ok(Some(Outcome::Waits));
         }
-        let prepared = self.first_contact(&mut state, rdma, key, &proposed.settled)?;
-        self.answer_proposal(&mut state, rdma, prepared, now)?;
+        self.first_contact(&mut state, rdma, key, &proposed.settled)?;
+        self.answer_proposal(&state, rdma, now)?;
         Ok(Some(Outcome::Waits))
     }
 
@@ -314,31 +315,33 @@ impl Engine {
         rdma: &mut RdmaPending,
         key: GroupKey,
         settled: &Settled,
-    ) -> Result<Prepared, Reason> {
+    ) -> Result<(), Reason> {
         let chosen = rdma.chosen.as_ref().ok_or(Reason::NoRdmaDevice)?;
         let served = chosen.served(settled.version)?;
         let size = self.config.ring_size();
         let group = state.start_group(&served.port, served.gid, key, settled, size)?;
-        rdma.is_first = true;
-        let prepared = state.prepare(group)?;
+        let prepared = state.prepare(group).inspect_err(|reason| {
+            // Nobody has it, and others would wait for it.
+            state.end_group(group, Errno::CONNABORTED, *reason, Instant::now());
+        })?;
         state.rmb_told(&prepared);
-        Ok(prepared)
+        rdma.is_first = true;
+        rdma.prepared = Some(prepared);
+        Ok(())
     }
 
     fn answer_proposal(
         &'static self,
-        state: &mut State,
+        state: &State,
         rdma: &mut RdmaPending,
-        prepared: Prepared,
         now: Instant,
     ) -> Result<(), Reason> {
-        let end = self.endpoint(state, &prepared)?;
+        let end = self.endpoint(state, rdma)?;
         let contact = if rdma.is_first {
             Contact::First { direct: true }
         } else {
             Contact::Later
         };
-        rdma.prepared = Some(prepared);
         let Some(Machine::Server(machine)) = &mut rdma.machine else {
             return Err(Reason::Internal);
         };
@@ -369,24 +372,23 @@ impl Engine {
             let group = state
                 .group_with(&key, peer.qp_number)
                 .ok_or(Reason::OutOfSync)?;
-            let prepared = state.prepare(group)?;
-            return self.with_rkey(&mut state, rdma, prepared, AnswerTo::Accept, now);
+            rdma.prepared = Some(state.prepare(group)?);
+            return self.with_rkey(&mut state, rdma, AnswerTo::Accept, now);
         }
-        let prepared = self.first_contact(&mut state, rdma, key, &accepted.settled)?;
-        state.connect(prepared.group, &link_address(peer), now)?;
-        self.answer_accept(&mut state, rdma, prepared, now)?;
+        self.first_contact(&mut state, rdma, key, &accepted.settled)?;
+        let group = rdma.prepared.as_ref().ok_or(Reason::Internal)?.group;
+        state.connect(group, &link_address(peer), now)?;
+        self.answer_accept(&state, rdma, now)?;
         Ok(Some(Outcome::Waits))
     }
 
     fn answer_accept(
         &'static self,
-        state: &mut State,
+        state: &State,
         rdma: &mut RdmaPending,
-        prepared: Prepared,
         now: Instant,
     ) -> Result<(), Reason> {
-        let end = self.endpoint(state, &prepared)?;
-        rdma.prepared = Some(prepared);
+        let end = self.endpoint(state, rdma)?;
         let Some(Machine::Client(machine)) = &mut rdma.machine else {
             return Err(Reason::Internal);
         };
@@ -403,19 +405,18 @@ impl Engine {
         &'static self,
         state: &mut State,
         rdma: &mut RdmaPending,
-        prepared: Prepared,
         answer_to: AnswerTo,
         now: Instant,
     ) -> Result<Option<Outcome>, Reason> {
-        if state.tell_rmb(&prepared, now)? {
-            rdma.prepared = Some(prepared);
+        let prepared = rdma.prepared.as_ref().ok_or(Reason::Internal)?;
+        if state.tell_rmb(prepared, now)? {
             rdma.answer_to = Some(answer_to);
             rdma.step = Step::Rkey;
             rdma.deadline = Some(now + self.rdma_timeouts().link);
         } else {
             match answer_to {
-                AnswerTo::Proposal(_) => self.answer_proposal(state, rdma, prepared, now)?,
-                AnswerTo::Accept => self.answer_accept(state, rdma, prepared, now)?,
+                AnswerTo::Proposal(_) => self.answer_proposal(state, rdma, now)?,
+                AnswerTo::Accept => self.answer_accept(state, rdma, now)?,
             }
         }
         Ok(Some(Outcome::Waits))
@@ -428,14 +429,20 @@ impl Engine {
         confirmed: &Confirmed,
         now: Instant,
     ) -> Result<Option<Outcome>, Reason> {
-        rdma.peer = Some(element(&confirmed.peer));
-        if !confirmed.first_contact {
-            return Ok(Some(Outcome::Done));
-        }
+        let peer = &confirmed.peer;
+        rdma.peer = Some(element(peer));
         let group = rdma.prepared.as_ref().ok_or(Reason::Internal)?.group;
-        rdma.step = Step::Link;
         let mut state = self.wire.rdma.lock();
-        state.connect(group, &link_address(&confirmed.peer), now)?;
+        if !confirmed.first_contact {
+            let is_known = state.is_linked_to(group, peer.gid, peer.qp_number);
+            return Ok(Some(match is_known {
+                true => Outcome::Done,
+                // It is too late to decline.
+                false => Outcome::Broken(Reason::OutOfSync),
+            }));
+        }
+        rdma.step = Step::Link;
+        state.connect(group, &link_address(peer), now)?;
         Ok(Some(Outcome::Waits))
     }
 
@@ -458,16 +465,14 @@ impl Engine {
             (Step::Rkey, News::RkeyAnswered(of, rmb, known))
                 if group == Some(of) && rdma.prepared.as_ref().map(Prepared::rmb) == Some(rmb) =>
             {
-                let prepared = rdma.prepared.take()?;
                 let answer_to = rdma.answer_to.take()?;
-                let mut state = self.wire.rdma.lock();
+                let state = self.wire.rdma.lock();
                 let answered = if !known {
-                    state.give_back(&prepared);
                     Err(Reason::Registration)
                 } else if matches!(answer_to, AnswerTo::Proposal(_)) {
-                    self.answer_proposal(&mut state, rdma, prepared, now)
+                    self.answer_proposal(&state, rdma, now)
                 } else {
-                    self.answer_accept(&mut state, rdma, prepared, now)
+                    self.answer_accept(&state, rdma, now)
                 };
                 drop(state);
                 if let Err(reason) = answered {
@@ -532,7 +537,8 @@ impl Engine {
     }
 
     /// How our end of a connection is named in CLC messages.
-    fn endpoint(&self, state: &State, prepared: &Prepared) -> Result<RdmaEndpoint, Reason> {
+    fn endpoint(&self, state: &State, rdma: &RdmaPending) -> Result<RdmaEndpoint, Reason> {
+        let prepared = rdma.prepared.as_ref().ok_or(Reason::Internal)?;
         let link = state.link_address(prepared.group);
         let link = link.ok_or(Reason::LinkFailed)?;
         let (rkey, address, rmbe_index, rmbe_size) = prepared.rmbe();
@@ -572,12 +578,12 @@ impl Engine {
                 return self.stay_on_tcp(connection, guard, rdma, reason);
             }
         };
-        smc.set_nonblocking(connection.is_nonblocking());
-        smc.set_oob_inline(connection.is_oob_inline());
         if let Some(pending) = guard.as_ref() {
             log::debug!("{} - {}: rdma", pending.local(), pending.peer);
         }
         self.wire.thread.forget(connection, connection.tcp());
+        #[cfg(test)]
+        super::tests::joined(connection);
         connection.set_smc(smc, || {});
         self.watch_witness(connection);
         *guard = None;

@@ -13,9 +13,11 @@
 //! what it might say is in [`hostile`].
 
 mod config;
+mod far;
 mod fault;
 pub mod hostile;
 mod link;
+mod manners;
 mod memory;
 mod net;
 mod port;
@@ -34,7 +36,9 @@ use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
 pub use config::SimConfig;
+pub use far::{FarEnd, Place};
 pub use fault::{Fault, PortId};
+pub use manners::Manners;
 pub use port::SimPort;
 pub use random::Random;
 pub use raw::{RawPeer, Seen};

@@ -68,6 +68,7 @@ pub(super) struct PortState {
     pub(super) is_up: bool,
     pub(super) is_gone: bool,
     pub(super) is_stalled: bool,
+    pub(super) is_deaf: bool,
     pub(super) completions: VecDeque<Cqe>,
     pub(super) is_armed: bool,
     pub(super) completion_bell: std::sync::Arc<super::port::Bell>,

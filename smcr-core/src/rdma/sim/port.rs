@@ -77,6 +77,7 @@ impl SimPort {
             is_up: true,
             is_gone: false,
             is_stalled: false,
+            is_deaf: false,
             completions: std::collections::VecDeque::new(),
             is_armed: false,
             completion_bell: Arc::clone(&completion_bell),
@@ -140,6 +141,12 @@ impl SimPort {
         });
     }
 
+    /// From now on (or no more) what is received stays where it is: the receives run out, and
+    /// whoever sends is held up, while this end can go on sending.
+    pub fn deafen(&self, is_deaf: bool) {
+        self.net.lock().ports[self.id.0].is_deaf = is_deaf;
+    }
+
     fn hand_out(&self, completion: &Cqe, found: &mut dyn FnMut(Completion<'_>)) {
         match completion {
             Cqe::Sent { qpn, id, frees } => {
@@ -154,6 +161,9 @@ impl SimPort {
                 found(Completion::Received { link, message });
                 let mut net = self.net.lock();
                 let delay = net.config.rnr_delay;
+                if net.ports[self.id.0].is_deaf {
+                    return;
+                }
                 if let Some(qp) = net.qps.get_mut(qpn) {
                     qp.free_receives += 1;
                     if qp.free_receives == 1 {

@@ -51,7 +51,12 @@ impl State {
         if let Some(place) = self.ports.iter().position(is) {
             return place;
         }
-        let send_buffers = Buffers::new(Arc::clone(&port), Access::Local, element_size);
+        let send_buffers = Buffers::new(
+            Arc::clone(&port),
+            Access::Local,
+            element_size,
+            self.max_memory,
+        );
         self.ports.push(OpenPort {
             port: Some(port),
             send_buffers,
@@ -84,7 +89,12 @@ impl State {
         let place = self.add_port(Arc::clone(port), element_size);
         let size = receive_size(settled.version);
         let link = Arc::clone(port).link(gid, psn, size).map_err(failed)?;
-        let rmbs = Buffers::new(Arc::clone(port), Access::RemoteWrite, element_size);
+        let rmbs = Buffers::new(
+            Arc::clone(port),
+            Access::RemoteWrite,
+            element_size,
+            self.max_memory,
+        );
         self.next_group += 1;
         let id = self.next_group;
         let token = u32::from_ne_bytes(token);
@@ -103,8 +113,16 @@ impl State {
 
     /// The group with this peer whose link ends at its queue pair `qpn`.
     pub(crate) fn group_with(&self, key: &GroupKey, qpn: QpNumber) -> Option<u32> {
-        let is = |g: &&Group| g.is_ready() && g.serves(key) && g.is_linked_to(qpn) && g.has_room();
+        let is = |g: &&Group| {
+            g.is_ready() && g.serves(key) && g.is_linked_to(key.gid, qpn) && g.has_room()
+        };
         self.groups.values().find(is).map(|group| group.id)
+    }
+
+    /// Whether the link of a group ends there (RFC 7609 §3.5.2.3).
+    pub(crate) fn is_linked_to(&self, group: u32, gid: Gid, qpn: QpNumber) -> bool {
+        let group = self.groups.get(&group);
+        group.is_some_and(|group| group.is_linked_to(gid, qpn))
     }
 
     /// Whether a first contact with this peer is under way.
@@ -211,6 +229,13 @@ impl State {
             self.give_back(&prepared);
             return Err(Reason::LinkLost);
         }
+        self.given_up(
+            prepared.group,
+            |connection| connection.writes_to(&peer),
+            now,
+        );
+        // Their last words go out before anything of this one.
+        self.pump_all(now);
         let id = self.place();
         let shared = Shared::new(id);
         let Prepared {

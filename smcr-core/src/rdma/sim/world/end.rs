@@ -23,15 +23,17 @@ use crate::stat::Role;
 #[derive(Debug)]
 pub(super) struct Endpoint {
     // Held all the time, so that programs leave notes and never act by the real clock.
-    state: MutexGuard<'static, State>,
+    pub(super) state: MutexGuard<'static, State>,
     rdma: &'static Rdma,
     arena: Arc<Arena>,
-    port: Arc<SimPort>,
+    pub(super) port: Arc<SimPort>,
     role: Role,
     element_size: u32,
     group: Phase,
     /// RMBs that the peer confirmed.
     known: Vec<u32>,
+    /// News of other groups than the world's own.
+    pub(super) others: Vec<News>,
     lost: u32,
     /// Why the last group ended.
     reason: Option<Reason>,
@@ -80,7 +82,7 @@ impl Endpoint {
         };
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd");
         // As in a process, where it is never freed: programs' ends refer to it.
-        let rdma: &'static Rdma = Box::leak(Box::new(Rdma::new(wake)));
+        let rdma: &'static Rdma = Box::leak(Box::new(Rdma::new(wake, u64::MAX)));
         Self {
             state: rdma.state.lock(),
             rdma,
@@ -90,6 +92,7 @@ impl Endpoint {
             element_size,
             group: Phase::None,
             known: Vec::new(),
+            others: Vec::new(),
             lost: 0,
             reason: None,
         }
@@ -229,15 +232,22 @@ impl Endpoint {
         peer: PeerElement,
         now: Instant,
     ) -> Option<Program> {
-        let group = opening.prepared.group;
-        let (tx, rx) = opening.prepared.rings();
+        self.join(opening.prepared, peer, now)
+    }
+
+    /// The same, for a connection of any group.
+    pub(super) fn join(
+        &mut self,
+        prepared: Prepared,
+        peer: PeerElement,
+        now: Instant,
+    ) -> Option<Program> {
+        let group = prepared.group;
+        let (tx, rx) = prepared.rings();
         let local = self.arena.take().expect("there are not that many");
         let (fd, end) = bell::pair().expect("descriptors");
         let app = local.clone();
-        let shared = self
-            .state
-            .establish(opening.prepared, peer, app, end, now)
-            .ok()?;
+        let shared = self.state.establish(prepared, peer, app, end, now).ok()?;
         let handle = self.rdma.handle(shared, group);
         let smc = Smc::new(tx, rx, local, Home::Rdma(handle), 0);
         smc.set_oob_inline(true);
@@ -252,6 +262,12 @@ impl Endpoint {
 
     /// What the thread does when something happened.
     pub(super) fn look_after(&mut self, now: Instant) {
+        self.others.clear();
+        self.look(now);
+    }
+
+    /// The same; news of other groups are kept.
+    pub(super) fn look(&mut self, now: Instant) {
         while self.state.poll(now) > 0 {}
         self.state.attend(&self.rdma.kicked, now);
         self.state.port_events(now);
@@ -267,17 +283,21 @@ impl Endpoint {
                 News::Ready(group) if self.group == Phase::Starting(group) => {
                     self.group = Phase::Ready(group);
                 }
-                News::RkeyAnswered(_, rmb, true) => self.known.push(rmb),
-                News::Ended(group, reason) => {
-                    if matches!(self.group, Phase::Starting(id) | Phase::Ready(id) if id == group) {
-                        self.group = Phase::Ended(group);
-                        self.lost += 1;
-                        self.reason = Some(reason);
-                    }
+                News::RkeyAnswered(group, rmb, true) if self.is_current(group) => {
+                    self.known.push(rmb);
                 }
-                _ => {}
+                News::Ended(group, reason) if self.is_current(group) => {
+                    self.group = Phase::Ended(group);
+                    self.lost += 1;
+                    self.reason = Some(reason);
+                }
+                other => self.others.push(other),
             }
         }
+    }
+
+    fn is_current(&self, group: u32) -> bool {
+        matches!(self.group, Phase::Starting(id) | Phase::Ready(id) if id == group)
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {

@@ -11,6 +11,7 @@
 
 mod end;
 mod ops;
+mod siege;
 mod stream;
 
 use std::time::Duration;
@@ -21,6 +22,7 @@ use crate::rdma::fabric::Counts;
 use crate::stat::Role;
 use end::{Endpoint, Opening};
 pub use ops::Op;
+pub use siege::{Besieged, Moment, Siege};
 use stream::Connection;
 
 /// Connections at a time.
@@ -156,12 +158,12 @@ impl World {
         }
     }
 
-    /// Both engines end their link group, with whatever is on its way over it.
-    pub fn end_group(&mut self) {
+    /// One engine ends its link group, with whatever is on its way over it. The other one has not
+    /// noticed yet, and takes what still comes.
+    pub fn end_group(&mut self, side: usize) {
         self.disturbed = true;
         self.note_disturbance();
-        let now = self.net.now();
-        self.ends.iter_mut().for_each(|end| end.cancel(now));
+        self.ends[side].cancel(self.net.now());
         self.run(Duration::from_micros(1));
     }
 

@@ -28,7 +28,7 @@ impl Program {
         Self { smc, fd }
     }
 
-    fn send(&self, bytes: &[u8], flags: i32) -> Result<usize, Errno> {
+    pub(super) fn send(&self, bytes: &[u8], flags: i32) -> Result<usize, Errno> {
         let iov = [libc::iovec {
             iov_base: bytes.as_ptr().cast_mut().cast(),
             iov_len: bytes.len(),
@@ -39,7 +39,15 @@ impl Program {
             .send(self.fd.as_fd(), &mut source, flags | MSG_DONTWAIT)
     }
 
-    fn receive(&self, bytes: &mut [u8]) -> Result<usize, Errno> {
+    pub(super) fn readiness(&self) -> i16 {
+        self.smc.readiness()
+    }
+
+    pub(super) fn close(self, abort: bool) {
+        self.smc.close(abort);
+    }
+
+    pub(super) fn receive(&self, bytes: &mut [u8]) -> Result<usize, Errno> {
         let iov = [libc::iovec {
             iov_base: bytes.as_mut_ptr().cast(),
             iov_len: bytes.len(),
@@ -127,6 +135,11 @@ impl Connection {
     /// What was found out.
     pub(super) fn wrong(&self) -> Option<&str> {
         self.wrong.as_deref()
+    }
+
+    /// Nothing is on its way.
+    pub(super) fn has_read_everything(&self) -> bool {
+        self.streams.iter().all(|stream| stream.written.is_empty())
     }
 
     /// Each side that still listens has read everything, and the end if there is one; or knows
