@@ -312,6 +312,9 @@ impl State {
         if self.due.is_some_and(|due| due <= now) {
             self.look_at_deadlines(now);
         }
+        if self.groups.len() > IDLE_GROUPS {
+            self.end_spare_groups(now);
+        }
         self.forget_groups();
     }
 
@@ -340,7 +343,6 @@ impl State {
             }
         }
         self.pump_all(now);
-        self.end_spare_groups(now);
         self.due = self.first_deadline();
     }
 
