@@ -49,7 +49,7 @@ impl Engine {
 
     /// Starts a link group, with what its first connection needs. The message that goes out next
     /// tells the peer of the RMB.
-    pub(super) fn first_contact(
+    fn first_contact(
         &self,
         state: &mut State,
         rdma: &mut RdmaPending,
@@ -70,7 +70,7 @@ impl Engine {
         Ok(())
     }
 
-    pub(super) fn answer_proposal(
+    fn answer_proposal(
         &'static self,
         state: &State,
         rdma: &mut RdmaPending,
@@ -122,7 +122,7 @@ impl Engine {
         Ok(Some(Outcome::Waits))
     }
 
-    pub(super) fn answer_accept(
+    fn answer_accept(
         &'static self,
         state: &State,
         rdma: &mut RdmaPending,
@@ -141,7 +141,7 @@ impl Engine {
     }
 
     /// Goes on once the peer knows the RMB.
-    pub(super) fn with_rkey(
+    fn with_rkey(
         &'static self,
         state: &mut State,
         rdma: &mut RdmaPending,
@@ -245,11 +245,7 @@ impl Engine {
     }
 
     /// How our end of a connection is named in CLC messages.
-    pub(super) fn endpoint(
-        &self,
-        state: &State,
-        rdma: &RdmaPending,
-    ) -> Result<RdmaEndpoint, Reason> {
+    fn endpoint(&self, state: &State, rdma: &RdmaPending) -> Result<RdmaEndpoint, Reason> {
         let prepared = rdma.prepared.as_ref().ok_or(Reason::Internal)?;
         let link = state.link_address(prepared.group);
         let link = link.ok_or(Reason::LinkFailed)?;

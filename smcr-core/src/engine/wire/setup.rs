@@ -1,4 +1,5 @@
-//! The handshake of a connection over RDMA, from the first CLC message to the first byte.
+//! The handshake of a connection over RDMA, from the first CLC message to the first byte: its steps.
+//! [`super::contact`] finds the link group, [`super::verdict`] does what came of it.
 //!
 //! Everything here runs in the thread, one step at a time, with the connection's pending lock
 //! held. The order of locks: a connection's, then the wire's.

@@ -29,7 +29,7 @@ impl Engine {
     }
 
     /// Returns what was taken for a connection that does not come to be.
-    pub(super) fn give_back(&self, rdma: &mut RdmaPending) {
+    fn give_back(&self, rdma: &mut RdmaPending) {
         if let Some(prepared) = rdma.prepared.take() {
             let mut state = self.wire.rdma.lock();
             state.give_back(&prepared);
@@ -88,7 +88,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn establish(&'static self, rdma: &mut RdmaPending) -> Result<Smc, Reason> {
+    fn establish(&'static self, rdma: &mut RdmaPending) -> Result<Smc, Reason> {
         let local = self.arena.take().ok_or(Reason::Memory)?;
         let (Some(prepared), Some(peer), Some(end)) =
             (rdma.prepared.take(), rdma.peer, rdma.end.take())
