@@ -306,6 +306,8 @@ unsafe fn raise(fd: &mut c_int) {
     // Where it could not be moved it must not go to what the program executes, either.
     let _ = rustix::io::fcntl_setfd(&raised, rustix::io::FdFlags::CLOEXEC);
     owner::remember(raised.as_raw_fd());
+    // libibverbs closes it.
+    fds::forget(raised.as_raw_fd());
     *fd = raised.into_raw_fd();
 }
 
