@@ -485,7 +485,8 @@ impl Smc {
     pub(super) fn is_still_waiting(&self) -> bool {
         // Either the flag is seen to be down here, or the packets are seen by who takes it down.
         fence(Ordering::SeqCst);
-        !self.plugs() || self.tx.control().writer_waiting.load(Ordering::Relaxed) != 0
+        let is_wire = matches!(self.home, Home::Rdma(_));
+        !is_wire || self.tx.control().writer_waiting.load(Ordering::Relaxed) != 0
     }
 
     /// Counts this thread among those that sleep until the socket is readable; to be called
