@@ -140,13 +140,10 @@ SCENARIO(clone_with_our_memory, SMC)
     free(stack);
 }
 
-/* Closed, and made, by calls of which libc knows nothing. */
-SCENARIO(raw_accept4_and_close, SMC)
+/* Copied and closed by calls of which libc knows nothing. */
+SCENARIO(raw_dup_and_close, SMC)
 {
-    struct addr a;
-    int l = listener(AF_INET, 5, &a);
-    int c = connect_to(&a);
-    int s = (int)CALL(syscall(SYS_accept4, l, NULL, NULL, SOCK_CLOEXEC));
+    PAIR(c, s);
     SEND(c, "question", 0);
     await(s, POLLIN);
     RECV(s, 100, 0);
@@ -155,10 +152,14 @@ SCENARIO(raw_accept4_and_close, SMC)
     CALL(syscall(SYS_close, s));
     SEND(other, "answer", 0);
     RECV(c, 100, 0);
+    int third = (int)CALL(syscall(SYS_dup, other));
     CALL(syscall(SYS_close_range, other, other, 0));
+    SEND(third, "more", 0);
+    RECV(c, 100, 0);
+    CALL(syscall(SYS_close, third));
     await(c, POLLRDHUP);
     RECV(c, 100, 0);
-    close_both(c, l);
+    CALL(close(c));
 }
 
 /* The same after the connection has been used in the parent. */

@@ -1,41 +1,15 @@
 //! Forks and closes by other names: `syscall(SYS_clone, …)` and the like, and libc's `clone`.
 //!
-//! `syscall` may return twice, or on another stack, so the calls that are not ours are jumped to,
-//! with every register as it was.
-
-use std::sync::atomic::{AtomicPtr, Ordering};
+//! `syscall` may return twice, or on another stack: the calls that are not ours are jumped to.
 
 use libc::{c_int, c_long, c_uint, c_void};
 
-use crate::hooks::{files, sockets, watching};
+use crate::hooks::files;
+use crate::hooks::jump::{Libc, jumps};
 use crate::ops;
-
-/// libc's function of that name.
-struct Libc {
-    name: &'static std::ffi::CStr,
-    found: AtomicPtr<c_void>,
-}
 
 static SYSCALL: Libc = Libc::new(c"syscall");
 static CLONE: Libc = Libc::new(c"clone");
-
-impl Libc {
-    const fn new(name: &'static std::ffi::CStr) -> Self {
-        let found = AtomicPtr::new(std::ptr::null_mut());
-        Self { name, found }
-    }
-
-    fn get(&self) -> *mut c_void {
-        let known = self.found.load(Ordering::Relaxed);
-        if !known.is_null() {
-            return known;
-        }
-        // SAFETY: a C string.
-        let found = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
-        self.found.store(found, Ordering::Relaxed);
-        found
-    }
-}
 
 /// Finds libc's functions of this module's hooks.
 pub(super) fn resolve() {
@@ -52,7 +26,7 @@ const CLONE3_STACK: usize = 5;
 const CLONE3_WORDS: usize = 8;
 
 /// Where `syscall(number, a, b, …)` goes on.
-extern "C" fn choose_syscall(number: c_long, a: usize, b: usize) -> *mut c_void {
+extern "C" fn choose_syscall(number: c_long, a: usize, b: usize, _: usize) -> *mut c_void {
     let is_fork = match number {
         libc::SYS_fork => true,
         // On a stack of its own the child does not come back here.
@@ -63,11 +37,11 @@ extern "C" fn choose_syscall(number: c_long, a: usize, b: usize) -> *mut c_void 
     // Each is called by the rules for `syscall`, whose first argument is the number.
     match number {
         _ if is_fork && smcr_core::engine::engine().is_some() => forking as *mut c_void,
-        libc::SYS_close => close as *mut c_void,
+        libc::SYS_close => close_one as *mut c_void,
         libc::SYS_close_range => close_range as *mut c_void,
+        libc::SYS_dup => dup as *mut c_void,
+        libc::SYS_dup2 => dup2 as *mut c_void,
         libc::SYS_dup3 => dup3 as *mut c_void,
-        libc::SYS_accept4 => accept4 as *mut c_void,
-        libc::SYS_epoll_pwait2 => epoll_pwait2 as *mut c_void,
         _ => SYSCALL.get(),
     }
 }
@@ -92,8 +66,8 @@ extern "C" fn forking(number: c_long, a: usize, b: usize, c: usize, d: usize, e:
     ops::fork::around(|| real(number, a, b, c, d, e))
 }
 
-extern "C" fn close(_: c_long, fd: c_int) -> c_long {
-    // SAFETY: takes an integer.
+extern "C" fn close_one(_: c_long, fd: c_int) -> c_long {
+    // SAFETY: the program's own call.
     c_long::from(unsafe { files::smcr_close(fd) })
 }
 
@@ -102,33 +76,19 @@ extern "C" fn close_range(_: c_long, first: c_uint, last: c_uint, flags: c_int) 
     c_long::from(unsafe { files::smcr_close_range(first, last, flags) })
 }
 
+extern "C" fn dup(_: c_long, fd: c_int) -> c_long {
+    // SAFETY: takes an integer.
+    c_long::from(unsafe { files::smcr_dup(fd) })
+}
+
+extern "C" fn dup2(_: c_long, fd: c_int, new: c_int) -> c_long {
+    // SAFETY: takes integers.
+    c_long::from(unsafe { files::smcr_dup2(fd, new) })
+}
+
 extern "C" fn dup3(_: c_long, fd: c_int, new: c_int, flags: c_int) -> c_long {
     // SAFETY: takes integers.
     c_long::from(unsafe { files::smcr_dup3(fd, new, flags) })
-}
-
-extern "C" fn accept4(
-    _: c_long,
-    fd: c_int,
-    address: *mut libc::sockaddr,
-    len: *mut libc::socklen_t,
-    flags: c_int,
-) -> c_long {
-    // SAFETY: the program's arguments, by accept4's contract.
-    c_long::from(unsafe { sockets::smcr_accept4(fd, address, len, flags) })
-}
-
-extern "C" fn epoll_pwait2(
-    _: c_long,
-    epfd: c_int,
-    out: *mut libc::epoll_event,
-    max: c_int,
-    timeout: *const libc::timespec,
-    mask: *const libc::sigset_t,
-) -> c_long {
-    // SAFETY: the program's arguments, by epoll_pwait2's contract. Of the mask the kernel's eight
-    // bytes are read.
-    c_long::from(unsafe { watching::smcr_epoll_pwait2(epfd, out, max, timeout, mask) })
 }
 
 /// What `clone` is to run in the child.
@@ -146,7 +106,7 @@ extern "C" fn start(start: *mut c_void) -> c_int {
 }
 
 /// Where `clone(function, stack, flags, …)` goes on.
-extern "C" fn choose_clone(_: usize, _: usize, flags: c_int) -> *mut c_void {
+extern "C" fn choose_clone(_: usize, _: usize, flags: c_int, _: usize) -> *mut c_void {
     if flags as u64 & SHARING == 0 && smcr_core::engine::engine().is_some() {
         cloned as *mut c_void
     } else {
@@ -184,52 +144,6 @@ extern "C" fn cloned(
         let pid = real(Some(start), stack, flags, ours, parent_tid, tls, child_tid);
         c_long::from(pid)
     }) as c_int
-}
-
-/// The function `$name` of C: asks `$choose` where to go on, with its first three arguments, and
-/// goes there with all of them.
-macro_rules! jumps {
-    ($name:ident, $choose:path) => {
-        #[unsafe(no_mangle)]
-        #[unsafe(naked)]
-        pub unsafe extern "C" fn $name() {
-            core::arch::naked_asm!(
-                ".cfi_startproc",
-                "push rdi",
-                ".cfi_adjust_cfa_offset 8",
-                "push rsi",
-                ".cfi_adjust_cfa_offset 8",
-                "push rdx",
-                ".cfi_adjust_cfa_offset 8",
-                "push rcx",
-                ".cfi_adjust_cfa_offset 8",
-                "push r8",
-                ".cfi_adjust_cfa_offset 8",
-                "push r9",
-                ".cfi_adjust_cfa_offset 8",
-                "sub rsp, 8",
-                ".cfi_adjust_cfa_offset 8",
-                "call {choose}",
-                "add rsp, 8",
-                ".cfi_adjust_cfa_offset -8",
-                "pop r9",
-                ".cfi_adjust_cfa_offset -8",
-                "pop r8",
-                ".cfi_adjust_cfa_offset -8",
-                "pop rcx",
-                ".cfi_adjust_cfa_offset -8",
-                "pop rdx",
-                ".cfi_adjust_cfa_offset -8",
-                "pop rsi",
-                ".cfi_adjust_cfa_offset -8",
-                "pop rdi",
-                ".cfi_adjust_cfa_offset -8",
-                "jmp rax",
-                ".cfi_endproc",
-                choose = sym $choose,
-            )
-        }
-    };
 }
 
 jumps!(syscall, choose_syscall);

@@ -8,9 +8,13 @@
 
 #[cfg(target_arch = "x86_64")]
 mod clone;
+#[cfg(target_arch = "x86_64")]
+mod close;
 mod exec;
 pub(crate) mod files;
 pub(crate) mod io;
+#[cfg(target_arch = "x86_64")]
+mod jump;
 mod limits;
 mod messages;
 mod process;
@@ -24,7 +28,11 @@ mod watching;
 /// Finds libc's functions now, so that no hook has to do it in a signal handler.
 pub(crate) fn resolve() {
     #[cfg(target_arch = "x86_64")]
-    clone::resolve();
+    {
+        jump::resolve();
+        clone::resolve();
+        close::resolve();
+    }
     io::resolve();
     files::resolve();
     limits::resolve();

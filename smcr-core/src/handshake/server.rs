@@ -22,6 +22,15 @@ impl<F: Fabric> ServerHandshake<F> {
         Self::new_in(Server(server), State::Opening(Kind::Proposal), channel)
     }
 
+    /// A Proposal begins to come that the owner still wants, though its time may be over
+    /// ([`Self::handle_timeout`] was not called for it): then it has that time once more to come
+    /// whole. In time, and with any other message, nothing changes.
+    pub fn proposal_begins(&mut self, now: Instant) {
+        if matches!(self.state, State::Opening(_)) && self.channel.is_late(now) {
+            self.channel.deadline = now.checked_add(self.channel.timeouts.proposal);
+        }
+    }
+
     /// What a fabric's `accept` is made of: the Accept goes out, and the time for the Confirm runs.
     pub(super) fn answer(
         &mut self,

@@ -135,6 +135,12 @@ pub const ALL: &[Scenario] = &[
     )
     .modules(&["smc", "smc_diag"]),
     Scenario::new(
+        "tcp-option-cases",
+        tcp_option::all_cases,
+        "the TCP option alone, in a guest's kernel: who learns what, case by case",
+    )
+    .on_request(),
+    Scenario::new(
         "rdma-iperf3",
         rdma_iperf3::run,
         "iperf3 under the library: one stream, four, the other way, both ways",
