@@ -118,7 +118,7 @@ fn other_end(running: &mut Running, whose: Whose, time: Duration) -> Result<Opti
 }
 
 /// What went wrong, without where.
-fn trouble(stderr: &str) -> &str {
+pub(super) fn trouble(stderr: &str) -> &str {
     let line = stderr.lines().rfind(|line| line.starts_with("connection "));
     line.and_then(|line| line.rsplit(": ").next())
         .unwrap_or("nothing said")
