@@ -459,13 +459,18 @@ impl Smc {
         loop {
             control.writer_waiting.store(1, Ordering::SeqCst);
             if self.readiness() & libc::POLLOUT != 0 {
-                control.writer_waiting.store(0, Ordering::Relaxed);
+                if !self.is_blocked() {
+                    control.writer_waiting.store(0, Ordering::Relaxed);
+                }
+                self.kick_wire();
                 return false;
             }
             if self.block(fd).is_err() {
                 self.see_hangup(fd, 0);
             }
             if self.readiness() & libc::POLLOUT != 0 {
+                // Nobody else may find the end unwritable for long.
+                self.kick_wire();
                 return false;
             }
             if self.is_still_waiting() {
@@ -480,7 +485,8 @@ impl Smc {
     pub(super) fn is_still_waiting(&self) -> bool {
         // Either the flag is seen to be down here, or the packets are seen by who takes it down.
         fence(Ordering::SeqCst);
-        !self.plugs() || self.tx.control().writer_waiting.load(Ordering::Relaxed) != 0
+        let is_wire = matches!(self.home, Home::Rdma(_));
+        !is_wire || self.tx.control().writer_waiting.load(Ordering::Relaxed) != 0
     }
 
     /// Counts this thread among those that sleep until the socket is readable; to be called
