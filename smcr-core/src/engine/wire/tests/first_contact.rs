@@ -147,7 +147,7 @@ fn a_client_whose_answer_is_lost_goes_back_to_tcp() {
     let contact = Contact::First { direct: true };
     peer.welcome(&mut talk, &mut bench, &ours, contact);
     // Its CONFIRM LINK request arrives, and there it ends.
-    bench.net.advance_by(std::time::Duration::from_millis(1));
+    bench.net.advance_by(Duration::from_millis(1));
     peer.manners.raw.die();
     let reason = talk.declined(&mut bench, &mut nobody);
     assert_eq!(reason, Some(Reason::LinkLost));
