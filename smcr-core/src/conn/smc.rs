@@ -444,7 +444,7 @@ impl Smc {
     /// The program wants to sleep until the socket is writable. False if it is writable already.
     pub fn arm_writable(&self, fd: BorrowedFd<'_>) -> bool {
         let waiting = &self.tx.control().writer_waiting;
-        waiting.store(1, Ordering::SeqCst);
+        self.tx.wait_for_space();
         self.blocked.store(true, Ordering::Relaxed);
         if self.readiness() & libc::POLLOUT != 0 {
             waiting.store(0, Ordering::Relaxed);
@@ -453,6 +453,8 @@ impl Smc {
         if bell::block(fd, self.tx.control(), bell::BLOCKED).is_err() {
             self.see_hangup(fd, 0);
         }
+        // Whoever made space in between has seen no bell to take out, perhaps.
+        self.tx.wait_for_space();
         self.readiness() & libc::POLLOUT == 0
     }
 

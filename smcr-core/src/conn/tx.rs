@@ -173,7 +173,7 @@ impl Smc {
             return Ok(());
         }
         let control = self.tx.control();
-        control.writer_waiting.store(1, Ordering::SeqCst);
+        self.tx.wait_for_space();
         if has_space() {
             return Ok(());
         }
@@ -181,6 +181,8 @@ impl Smc {
         // the kernel applies SO_SNDTIMEO, SA_RESTART and O_NONBLOCK to it as it should.
         let began = Instant::now();
         let filled = bell::block(fd, control, 16);
+        // Whoever made space in between has seen no bell to take out, perhaps.
+        self.tx.wait_for_space();
         if has_space() {
             return Ok(());
         }
