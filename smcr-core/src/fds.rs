@@ -8,9 +8,17 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// The lowest number for our own descriptors; 0 until [`reserve`] chose one.
 static BASE: AtomicI32 = AtomicI32::new(0);
 
-/// The first such number that was chosen above the program's limit: a program that raises its
-/// limit later finds descriptors of ours below.
-static FIRST: AtomicI32 = AtomicI32::new(0);
+/// The highest number, and one more, of which we remember whether it is ours.
+const NUMBERS: usize = 1 << 21;
+
+/// The numbers that are ours, a bit each. Programs close what they did not open: all numbers from 3
+/// on, or those that `/proc/self/fd` lists.
+static OWN: [AtomicU64; NUMBERS / 64] = [const { AtomicU64::new(0) }; NUMBERS / 64];
+
+/// Where there is no room above the program's range we have its upper part, from here on at the
+/// latest: the kernel's table of descriptors, which each fork copies, is as long as the highest
+/// number.
+const SHARED_FROM: u64 = 1 << 14;
 
 /// What the program was allowed before we made room, in descriptors.
 static PROGRAM_LIMIT: AtomicI32 = AtomicI32::new(i32::MAX);
@@ -64,7 +72,10 @@ pub fn reserve() -> bool {
     if !has_room {
         // No room above: share the program's range, from its upper end.
         PROGRAM_LIMIT.store(soft as RawFd, Ordering::Relaxed);
-        BASE.store((soft / 2).max(64) as RawFd, Ordering::Relaxed);
+        BASE.store(
+            (soft / 2).clamp(64, SHARED_FROM) as RawFd,
+            Ordering::Relaxed,
+        );
         return soft >= 256;
     }
     let raised = Rlimit {
@@ -77,15 +88,54 @@ pub fn reserve() -> bool {
     PROGRAM_SOFT.store(limit.current.unwrap_or(u64::MAX), Ordering::Relaxed);
     RAISED.store(wanted, Ordering::Relaxed);
     PROGRAM_LIMIT.store(soft as RawFd, Ordering::Relaxed);
-    FIRST.store(soft as RawFd, Ordering::Relaxed);
     BASE.store(soft as RawFd, Ordering::Relaxed);
     true
 }
 
-/// The number from which on descriptors are the library's own, if there is one.
-pub fn lowest_own() -> Option<RawFd> {
-    let first = FIRST.load(Ordering::Relaxed);
-    (first != 0).then_some(first)
+/// The word and the bit that remember a number.
+fn bit(fd: RawFd) -> Option<(&'static AtomicU64, u64)> {
+    let number = usize::try_from(fd).ok()?;
+    Some((OWN.get(number / 64)?, 1 << (number % 64)))
+}
+
+/// Notes that a new descriptor is ours.
+fn remember(fd: &OwnedFd) {
+    if let Some((word, bit)) = bit(fd.as_raw_fd()) {
+        word.fetch_or(bit, Ordering::Relaxed);
+    }
+}
+
+/// Whether a descriptor is one of ours that went up: the program does not know of it.
+#[inline]
+pub fn is_own(fd: RawFd) -> bool {
+    bit(fd).is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0)
+}
+
+/// To be called before one of ours is closed, or left to somebody else.
+#[inline]
+pub fn forget(fd: RawFd) {
+    if is_own(fd)
+        && let Some((word, bit)) = bit(fd)
+    {
+        word.fetch_and(!bit, Ordering::Relaxed);
+    }
+}
+
+/// The lowest number from `first` on that is ours.
+pub fn next_own(first: u32) -> Option<u32> {
+    let start = first as usize / 64;
+    let above = |index| {
+        if index == start {
+            u64::MAX << (first % 64)
+        } else {
+            u64::MAX
+        }
+    };
+    let words = OWN.iter().enumerate().skip(start);
+    words
+        .map(|(index, word)| (index, word.load(Ordering::Relaxed) & above(index)))
+        .find(|&(_, word)| word != 0)
+        .map(|(index, word)| index as u32 * 64 + word.trailing_zeros())
 }
 
 /// The soft limit of open descriptors as the program set it.
@@ -203,7 +253,11 @@ pub fn raise(fd: OwnedFd) -> OwnedFd {
     if base == 0 {
         return fd;
     }
-    crate::sys::dup_high(fd.as_fd(), base).unwrap_or(fd)
+    let Ok(raised) = crate::sys::dup_high(fd.as_fd(), base) else {
+        return fd;
+    };
+    remember(&raised);
+    raised
 }
 
 /// Duplicates the program's descriptor into our range.
@@ -214,6 +268,9 @@ pub fn duplicate(fd: std::os::fd::BorrowedFd<'_>) -> Result<OwnedFd, rustix::io:
         Err(rustix::io::Errno::INVAL) => crate::sys::dup_high(fd, 3),
         result => result,
     };
+    if let Ok(duplicate) = &duplicate {
+        remember(duplicate);
+    }
     // The kernel gives the lowest free number: those below it are in use.
     let number = duplicate.as_ref().map_or(i32::MAX, AsRawFd::as_raw_fd);
     SHORT.store(number >= short_from(base, end()), Ordering::Relaxed);
@@ -243,6 +300,23 @@ pub fn are_short() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::{AsFd, AsRawFd};
+
+    #[test]
+    fn what_is_ours_is_remembered_until_it_is_closed() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let own = super::duplicate(file.as_fd()).unwrap();
+        let number = own.as_raw_fd();
+        assert!(super::is_own(number) && !super::is_own(file.as_raw_fd()));
+        assert_eq!(super::next_own(number as u32), Some(number as u32));
+        assert_ne!(super::next_own(number as u32 + 1), Some(number as u32));
+        super::forget(number);
+        drop(own);
+        assert!(!super::is_own(number));
+        assert!(!super::is_own(-1) && !super::is_own(i32::MAX));
+        assert_eq!(super::next_own(u32::MAX), None);
+    }
+
     #[test]
     fn the_last_quarter_is_short() {
         assert_eq!(super::short_from(1000, 2000), 1750);

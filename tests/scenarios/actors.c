@@ -69,11 +69,21 @@ void await_process_blocked(pid_t pid)
     await_sleeping(path);
 }
 
+static long by_fork(void)
+{
+    return fork();
+}
+
 pid_t fork_child(void)
+{
+    return fork_child_by(by_fork);
+}
+
+pid_t fork_child_by(long (*how)(void))
 {
     MUST(pipe2(up, O_CLOEXEC));
     MUST(pipe2(down, O_CLOEXEC));
-    pid_t pid = (pid_t)MUST(fork());
+    pid_t pid = (pid_t)MUST(how());
     if (pid == 0) {
         is_child = true;
         actor = "child";

@@ -1,5 +1,8 @@
 /* Copies of descriptors, and closing ranges of them. */
 #include "scenarios.h"
+#include <dirent.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 #include <linux/close_range.h>
 #define THEME "dup"
 
@@ -323,4 +326,48 @@ SCENARIO(same_number_again, SMC)
         CALL(close(file));
     }
     CALL(close(l));
+}
+
+static void talk_afterwards(void)
+{
+    PAIR(c, s);
+    SEND(c, "afterwards", 0);
+    await(s, POLLIN);
+    RECV(s, 10, 0);
+    checkpoint(2);
+    close_both(c, s);
+}
+
+/* Closing all that is not known, where the library's descriptors are within the program's range. */
+ENTRY(daemon_without_room)
+{
+    struct rlimit limit;
+    MUST(getrlimit(RLIMIT_NOFILE, &limit));
+    say("limits %d %d", (int)limit.rlim_cur, (int)limit.rlim_max);
+    talk_afterwards();
+    closefrom(fd);
+    say("closefrom");
+    talk_afterwards();
+    for (int i = fd; i < (int)limit.rlim_cur; i++)
+        close(i);
+    say("one after the other");
+    talk_afterwards();
+    DIR *dir = opendir("/proc/self/fd");
+    for (struct dirent *entry; (entry = readdir(dir));)
+        if (atoi(entry->d_name) >= fd && atoi(entry->d_name) != dirfd(dir))
+            close(atoi(entry->d_name));
+    closedir(dir);
+    say("those listed");
+    talk_afterwards();
+    syscall(SYS_close_range, fd, ~0u, 0);
+    say("by syscall");
+    talk_afterwards();
+}
+
+SCENARIO(close_all_without_room, SMC)
+{
+    struct rlimit limit = {1024, 1024};
+    MUST(setrlimit(RLIMIT_NOFILE, &limit));
+    /* Above what the test itself has open. */
+    exec_entry("daemon_without_room", 310);
 }

@@ -1,5 +1,8 @@
 /* fork with open connections and listeners. */
 #include "scenarios.h"
+#include <linux/sched.h>
+#include <sched.h>
+#include <sys/syscall.h>
 #define THEME "fork"
 
 /* The classic server: accept, fork, the parent closes its copy. */
@@ -28,6 +31,135 @@ SCENARIO(accept_then_fork, SMC)
     reap(pid);
     LOOK(c);
     close_both(c, l);
+}
+
+/* The same by calls of which libc knows nothing. */
+static void accept_then_fork_by(long (*how)(void))
+{
+    struct addr a;
+    int l = listener(AF_INET, 5, &a);
+    int c = connect_to(&a), s = accept_one(l);
+    pid_t pid = fork_child_by(how);
+    if (pid == 0) {
+        close_both(l, c);
+        struct addr peer = {.len = sizeof peer.ss};
+        CALL(getpeername(s, &peer.sa, &peer.len));
+        say("family: %d", peer.sa.sa_family == AF_INET);
+        RECV(s, 100, 0);
+        SEND(s, "from the child", 0);
+        checkpoint(1);
+        RECV(s, 100, 0);
+        CALL(close(s));
+        return;
+    }
+    CALL(close(s));
+    SEND(c, "to the child", 0);
+    await(c, POLLIN);
+    RECV(c, 100, 0);
+    checkpoint(1);
+    CALL(shutdown(c, SHUT_WR));
+    RECV(c, 100, 0);
+    reap(pid);
+    LOOK(c);
+    close_both(c, l);
+}
+
+static long by_raw_clone(void)
+{
+    return syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, 0L);
+}
+
+static long by_raw_clone3(void)
+{
+    struct clone_args args = {.exit_signal = SIGCHLD};
+    return syscall(SYS_clone3, &args, sizeof args);
+}
+
+SCENARIO(accept_then_raw_clone, SMC) { accept_then_fork_by(by_raw_clone); }
+SCENARIO(accept_then_raw_clone3, SMC) { accept_then_fork_by(by_raw_clone3); }
+#ifdef SYS_fork
+static long by_raw_fork(void)
+{
+    return syscall(SYS_fork);
+}
+
+SCENARIO(accept_then_raw_fork, SMC) { accept_then_fork_by(by_raw_fork); }
+#endif
+
+static int close_as_child(void *fd)
+{
+    close(*(int *)fd);
+    return 0;
+}
+
+static int talk_as_child(void *fd)
+{
+    actor = "child";
+    int s = *(int *)fd;
+    RECV(s, 100, 0);
+    SEND(s, "from the child", 0);
+    CALL(close(s));
+    return 7;
+}
+
+/* clone() of a process runs a function on another stack. */
+SCENARIO(accept_then_clone, SMC)
+{
+    struct addr a;
+    int l = listener(AF_INET, 5, &a);
+    int c = connect_to(&a), s = accept_one(l);
+    enum { STACK = 1 << 18 };
+    char *stack = malloc(STACK);
+    pid_t pid = (pid_t)MUST(clone(talk_as_child, stack + STACK, SIGCHLD, &s));
+    CALL(close(s));
+    SEND(c, "to the child", 0);
+    await(c, POLLIN);
+    RECV(c, 100, 0);
+    checkpoint(1);
+    reap(pid);
+    RECV(c, 100, 0);
+    close_both(c, l);
+    free(stack);
+}
+
+/* A child that shares the memory is left alone: what it closes stays open here. */
+SCENARIO(clone_with_our_memory, SMC)
+{
+    PAIR(c, s);
+    enum { STACK = 1 << 18 };
+    char *stack = malloc(STACK);
+    pid_t pid = (pid_t)MUST(
+        clone(close_as_child, stack + STACK, CLONE_VM | CLONE_VFORK | SIGCHLD, &s));
+    reap(pid);
+    SEND(c, "question", 0);
+    await(s, POLLIN);
+    RECV(s, 100, 0);
+    SEND(s, "answer", 0);
+    RECV(c, 100, 0);
+    close_both(c, s);
+    free(stack);
+}
+
+/* Copied and closed by calls of which libc knows nothing. */
+SCENARIO(raw_dup_and_close, SMC)
+{
+    PAIR(c, s);
+    SEND(c, "question", 0);
+    await(s, POLLIN);
+    RECV(s, 100, 0);
+    checkpoint(2);
+    int other = (int)CALL(syscall(SYS_dup3, s, s + 20, 0));
+    CALL(syscall(SYS_close, s));
+    SEND(other, "answer", 0);
+    RECV(c, 100, 0);
+    int third = (int)CALL(syscall(SYS_dup, other));
+    CALL(syscall(SYS_close_range, other, other, 0));
+    SEND(third, "more", 0);
+    RECV(c, 100, 0);
+    CALL(syscall(SYS_close, third));
+    await(c, POLLRDHUP);
+    RECV(c, 100, 0);
+    CALL(close(c));
 }
 
 /* The same after the connection has been used in the parent. */

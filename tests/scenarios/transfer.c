@@ -319,3 +319,50 @@ SCENARIO(connections_in_turn, SMC)
     say("all right: %d", good);
     CALL(close(l));
 }
+
+enum { LARGE = 8 << 20 };
+
+static void large_sender(struct task *t)
+{
+    char *buf = malloc(LARGE);
+    pattern(buf, 0, LARGE);
+    struct iovec iov[2] = {{buf, 100}, {buf + 100, LARGE - 100}};
+    switch (t->value) {
+    case 0:
+        CALL(send(t->fd, buf, LARGE, 0));
+        break;
+    case 1:
+        CALL(write(t->fd, buf, LARGE));
+        break;
+    default:
+        CALL(writev(t->fd, iov, 2));
+        break;
+    }
+    free(buf);
+}
+
+/* A call that may wait takes everything, also if it began before the peer accepted. */
+static void large_first_call(long way, int wait_ms)
+{
+    struct addr a;
+    int l = listener(AF_INET, 5, &a);
+    int c = connect_to(&a);
+    struct task t = {.value = way};
+    start(&t, "sender", large_sender, c);
+    usleep(wait_ms * 1000);
+    int s = accept_one(l);
+    say("all intact: %d", drain(s, 0, LARGE));
+    join(&t);
+    checkpoint(wait_ms > 250 ? 0 : 2);
+    SEND(s, "answer", 0);
+    RECV(c, 10, 0);
+    close_both(c, s);
+    CALL(close(l));
+}
+
+SCENARIO(large_first_send, SMC) { large_first_call(0, 100); }
+SCENARIO(large_first_write, SMC) { large_first_call(1, 100); }
+SCENARIO(large_first_writev, SMC) { large_first_call(2, 100); }
+/* So late that the stream stays on TCP. */
+SCENARIO(large_first_send_accepted_late, TCP_ONLY) { large_first_call(0, 600); }
+SCENARIO(large_first_writev_accepted_late, TCP_ONLY) { large_first_call(2, 600); }

@@ -8,7 +8,6 @@ use crate::{real, table};
 use rustix::io::Errno;
 
 super::resolves!(
-    close,
     close_range,
     closefrom,
     dup,
@@ -19,8 +18,14 @@ super::resolves!(
     ioctl
 );
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use super::close::smcr_close;
+
+// Who calls is not known here: what the program closes of the library's own is closed.
+#[cfg(not(target_arch = "x86_64"))]
 hook! {
     unsafe fn close(fd: c_int) -> c_int => smcr_close {
+        smcr_core::fds::forget(fd);
         fds::closing(fd);
         // SAFETY: takes an integer.
         unsafe { real!(close)(fd) }
@@ -71,7 +76,7 @@ fn duplicated(fd: c_int, new: c_int) -> c_int {
 
 /// dup2 and dup3 onto a number: what was there is closed.
 fn replacing(fd: c_int, new: c_int, call: impl FnOnce() -> c_int) -> c_int {
-    if new >= smcr_core::fds::program_limit() {
+    if new >= smcr_core::fds::program_limit() || smcr_core::fds::is_own(new) {
         // Where the library's own descriptors are.
         real::set_errno(Errno::BADF);
         return -1;

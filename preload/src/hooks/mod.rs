@@ -6,9 +6,15 @@
 // The program calls these by C's rules and keeps their contracts; redhook's macro makes them.
 #![allow(unreachable_pub, missing_docs, non_upper_case_globals)]
 
+#[cfg(target_arch = "x86_64")]
+mod clone;
+#[cfg(target_arch = "x86_64")]
+mod close;
 mod exec;
 pub(crate) mod files;
 pub(crate) mod io;
+#[cfg(target_arch = "x86_64")]
+mod jump;
 mod limits;
 mod messages;
 mod process;
@@ -21,6 +27,12 @@ mod watching;
 
 /// Finds libc's functions now, so that no hook has to do it in a signal handler.
 pub(crate) fn resolve() {
+    #[cfg(target_arch = "x86_64")]
+    {
+        jump::resolve();
+        clone::resolve();
+        close::resolve();
+    }
     io::resolve();
     files::resolve();
     limits::resolve();

@@ -107,16 +107,18 @@ pub(crate) fn closing_range(first: u32, last: u32) {
 /// know of them, and closes what it did not open to be sure that nothing is left.
 pub(crate) fn close_range(first: u32, last: u32, close: impl Fn(u32, u32) -> c_int) -> c_int {
     // So in a vfork child, which may have to pass on connections; exec closes them.
-    match smcr_core::fds::lowest_own().and_then(|fd| u32::try_from(fd).ok()) {
-        Some(own) if last >= own => {
-            if first < own {
-                close(first, own - 1)
-            } else {
-                0
-            }
+    let mut from = first;
+    let mut result = 0;
+    while let Some(own) = smcr_core::fds::next_own(from).filter(|&own| own <= last) {
+        if from < own {
+            result = result.min(close(from, own - 1));
         }
-        _ => close(first, last),
+        if own == last {
+            return result;
+        }
+        from = own + 1;
     }
+    result.min(close(from, last))
 }
 
 /// Whether the kernel knows the descriptor.

@@ -2,11 +2,15 @@
 //! for new ones.
 
 use std::os::fd::RawFd;
+use std::panic::catch_unwind;
 
+use libc::c_long;
 use parking_lot::{Mutex, MutexGuard};
+use smcr_core::rendezvous::names;
 use smcr_core::{engine, forks};
 
 use super::fds;
+use crate::real::KeepErrno;
 use crate::stream::StreamRef;
 use crate::table::{self, Entry};
 
@@ -73,6 +77,32 @@ pub(crate) fn returned(child: Option<u32>) {
             stream.connection.not_forked();
         }
     }
+}
+
+/// Runs `fork`, which none of libc's handlers run for; it returns the child in the parent, 0 in the
+/// child, and -1 with errno set if there is none.
+pub(crate) fn around(fork: impl FnOnce() -> c_long) -> c_long {
+    let _ = catch_unwind(|| prepare());
+    let pid = fork();
+    let _errno = KeepErrno::new();
+    if pid == 0 {
+        in_child();
+    } else {
+        let _ = catch_unwind(|| {
+            parent();
+            returned(u32::try_from(pid).ok());
+        });
+    }
+    pid
+}
+
+/// The part of [`around`] in a child that does not return from `fork`.
+pub(crate) fn in_child() {
+    let _ = catch_unwind(|| {
+        child();
+        // The new process may be in a network namespace of its own.
+        names::namespace_changed();
+    });
 }
 
 /// Each stream once. The caller holds the table's lock.

@@ -77,6 +77,12 @@ impl Set {
             smc.recheck(unsafe { BorrowedFd::borrow_raw(member.fd) });
             mask = ready(smc, member.events);
         }
+        if seen & member.events & WRITABLE != 0 && mask & WRITABLE == 0 {
+            // There is too little space to say so, and the kernel does not know it yet.
+            // SAFETY: as above.
+            smc.arm_writable(unsafe { BorrowedFd::borrow_raw(member.fd) });
+            mask = ready(smc, member.events);
+        }
         if member.events & EDGE != 0 {
             if member.edge.is_news(member.events, smc, mask) {
                 member.edge.told(smc, mask);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use libc::{epoll_event, sigset_t, timespec};
 use rustix::io::Errno;
-use smcr_core::conn::spin;
+use smcr_core::conn::{Waiting, spin};
 
 use super::set::Set;
 use crate::outcome::{Outcome, PassOn};
@@ -103,10 +103,11 @@ fn wait_on(set: &Set, epfd: RawFd, out: &mut [epoll_event], wait: &Wait) -> Resu
         if found > 0 || wait.timeout.is_some_and(|timeout| timeout.is_zero()) {
             return Ok(found);
         }
+        let waiting = Waiting::for_any();
         if set.is_hot() {
             let mut found = Ok(0);
             let mut rounds = 0u32;
-            spin::spin(&set.spin_ns, || {
+            waiting.spin(&set.spin_ns, || {
                 rounds += 1;
                 found = if rounds.is_multiple_of(64) {
                     look(set, epfd, out)
@@ -128,6 +129,8 @@ fn wait_on(set: &Set, epfd: RawFd, out: &mut [epoll_event], wait: &Wait) -> Resu
                 return Ok(merge(out, found, more));
             }
         }
+        // Before the last look, which begin_sleep takes: what comes after it rings.
+        let sleep = waiting.fall_asleep();
         if !set.begin_sleep() {
             continue;
         }
@@ -136,6 +139,7 @@ fn wait_on(set: &Set, epfd: RawFd, out: &mut [epoll_event], wait: &Wait) -> Resu
         spin::sleeps();
         let woken = kernel(set, epfd, out, left, wait.sigmask);
         set.end_sleep();
+        drop(sleep);
         spin::slept(&set.spin_ns, began.elapsed());
         match woken? {
             // The time is over, or what woke us was no event of the program's.

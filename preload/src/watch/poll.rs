@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use libc::{pollfd, sigset_t, timespec};
 use rustix::io::Errno;
 use smallvec::SmallVec;
-use smcr_core::conn::{Smc, spin};
+use smcr_core::conn::{Smc, Waiting, spin};
 
 use super::epoll::Wait;
 use super::pending::{self, Pending};
@@ -113,6 +113,8 @@ fn wants_hangup(fds: &[pollfd]) -> bool {
 fn wait_for(fds: &mut [pollfd], streams: &Streams, wait: &Wait) -> Result<usize, Errno> {
     let deadline = wait.timeout.map(|timeout| Instant::now() + timeout);
     let others = fds.len() > streams.len();
+    let on_smc = streams.iter().filter_map(|(_, s)| s.connection.smc());
+    let waiting = Waiting::for_one_of(on_smc);
     let look = |fds: &mut [pollfd]| {
         let mut count = 0;
         each_smc(fds, streams, |entry, smc| {
@@ -134,7 +136,7 @@ fn wait_for(fds: &mut [pollfd], streams: &Streams, wait: &Wait) -> Result<usize,
         let mut rounds = 0u32;
         let mut early = Ok(0);
         let spun = budget.is_some_and(|budget| {
-            spin::spin(budget, || {
+            waiting.spin(budget, || {
                 rounds += 1;
                 if others && rounds.is_multiple_of(32) {
                     early = ask_kernel(fds, streams, Some(Duration::ZERO), std::ptr::null());
@@ -149,6 +151,7 @@ fn wait_for(fds: &mut [pollfd], streams: &Streams, wait: &Wait) -> Result<usize,
         if spun {
             continue;
         }
+        let sleep = waiting.fall_asleep();
         if !arm(fds, streams) {
             disarm(streams);
             continue;
@@ -157,6 +160,7 @@ fn wait_for(fds: &mut [pollfd], streams: &Streams, wait: &Wait) -> Result<usize,
         let left = deadline.map(|at| at.saturating_duration_since(began));
         spin::sleeps();
         let woken = ask_kernel(fds, streams, left, wait.sigmask);
+        drop(sleep);
         disarm(streams);
         if let Some(budget) = budget {
             spin::slept(budget, began.elapsed());

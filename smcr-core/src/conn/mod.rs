@@ -7,7 +7,9 @@ mod rx;
 mod smc;
 pub mod spin;
 mod tx;
+mod waiting;
 
 pub use rx::{Arming, Received};
 pub(crate) use smc::state;
 pub use smc::{Home, Smc};
+pub use waiting::{Asleep, Waiting};

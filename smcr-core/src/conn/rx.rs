@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::io::Sink;
 use super::smc::{Smc, state};
 use super::tx::PIECE;
+use super::waiting::Waiting;
 use super::{bell, spin};
 use crate::shm::{BadCursor, Local};
 use crate::sys;
@@ -297,6 +298,8 @@ impl Smc {
         }
         let began = Instant::now();
         self.sleep_begin();
+        // Both before the last look: what comes after it rings.
+        let sleep = Waiting::on(self).fall_asleep();
         self.rx.arm(&self.local, self.arming_level());
         let asleep = !something();
         if asleep {
@@ -316,6 +319,7 @@ impl Smc {
             // applied by the kernel.
             sys::recv(fd, &mut [], libc::MSG_PEEK)
         };
+        drop(sleep);
         self.sleep_end();
         match woken {
             Ok(_) if something() => {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use rustix::io::Errno;
 
 use super::bell::{self, Hangup};
-use super::spin;
+use super::waiting::Waiting;
 use crate::forks;
 use crate::group::{Holders, LinkGroup};
 use crate::rdma::Handle;
@@ -137,15 +137,8 @@ impl Smc {
     /// Looks at `ready` for as long as that pays, and at the wire, if there is one here. Returns
     /// whether it became true.
     #[inline]
-    pub(super) fn spin(&self, mut ready: impl FnMut() -> bool) -> bool {
-        let budget = &self.local.spin_ns;
-        match self.wire() {
-            Some(wire) => spin::spin_on_adapter(budget, || {
-                wire.poll();
-                ready()
-            }),
-            None => spin::spin(budget, ready),
-        }
+    pub(super) fn spin(&self, ready: impl FnMut() -> bool) -> bool {
+        Waiting::on(self).spin(&self.local.spin_ns, ready)
     }
 
     /// Has the wire look at what this end did.
@@ -211,7 +204,25 @@ impl Smc {
 
     /// Whether the kernel says "unwritable", which it may still do when there is space again.
     pub fn is_blocked(&self) -> bool {
-        self.tx.control().bells.load(Ordering::Relaxed) >= bell::BLOCKED
+        let blocked = if self.plugs() { 1 } else { bell::BLOCKED };
+        self.tx.control().bells.load(Ordering::Relaxed) >= blocked
+    }
+
+    /// Whether unread packets at the other end are there for nothing but to make ours unwritable:
+    /// the wire is called, not rung for, as long as it has no other process to serve.
+    fn plugs(&self) -> bool {
+        self.wire().is_some() && !self.is_shared()
+    }
+
+    /// Makes our end unwritable until the other one drains.
+    fn block(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+        if !self.plugs() {
+            bell::block(fd, self.tx.control(), bell::BLOCKED)
+        } else if self.is_blocked() {
+            Ok(())
+        } else {
+            bell::plug(fd, self.tx.control())
+        }
     }
 
     /// Whether the socket was blocked, and is writable again.
@@ -443,17 +454,16 @@ impl Smc {
 
     /// The program wants to sleep until the socket is writable. False if it is writable already.
     pub fn arm_writable(&self, fd: BorrowedFd<'_>) -> bool {
-        let waiting = &self.tx.control().writer_waiting;
         self.tx.wait_for_space();
         self.blocked.store(true, Ordering::Relaxed);
         if self.readiness() & libc::POLLOUT != 0 {
-            waiting.store(0, Ordering::Relaxed);
+            self.tx.control().writer_waiting.store(0, Ordering::Relaxed);
             return false;
         }
-        if bell::block(fd, self.tx.control(), bell::BLOCKED).is_err() {
+        if self.block(fd).is_err() {
             self.see_hangup(fd, 0);
         }
-        // Whoever made space in between has seen no bell to take out, perhaps.
+        // Whoever made space in between has seen no packet to take out, perhaps.
         self.tx.wait_for_space();
         self.readiness() & libc::POLLOUT == 0
     }

@@ -7,7 +7,8 @@ use std::time::Instant;
 use rustix::io::Errno;
 
 use super::io::Source;
-use super::smc::{Smc, state};
+use super::smc::{Home, Smc, state};
+use super::waiting::Waiting;
 use super::{bell, spin};
 use crate::sys;
 
@@ -172,6 +173,8 @@ impl Smc {
         if self.spin(has_space) {
             return Ok(());
         }
+        // Before the last look, as the flag: what is freed after it is told.
+        let _sleep = Waiting::on(self).fall_asleep();
         let control = self.tx.control();
         self.tx.wait_for_space();
         if has_space() {
@@ -180,8 +183,11 @@ impl Smc {
         // Fill our end's queue, then send one more: that send sleeps until the peer drained, and
         // the kernel applies SO_SNDTIMEO, SA_RESTART and O_NONBLOCK to it as it should.
         let began = Instant::now();
-        let filled = bell::block(fd, control, 16);
-        // Whoever made space in between has seen no bell to take out, perhaps.
+        let filled = match self.home {
+            Home::Rdma(_) => bell::plug(fd, control),
+            Home::Shm(_) => bell::block(fd, control, 16),
+        };
+        // Whoever made space in between has seen no packet to take out, perhaps.
         self.tx.wait_for_space();
         if has_space() {
             return Ok(());

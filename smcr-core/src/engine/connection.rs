@@ -46,8 +46,8 @@ const EARLY_WAIT: Duration = Duration::from_millis(250);
 pub enum Early {
     /// So many bytes went out over TCP.
     Sent(usize),
-    /// The phase has changed: look again.
-    Decided,
+    /// The phase has changed after so many bytes: look again, for the rest of them.
+    Decided(usize),
 }
 
 /// A connection that uses SMC or may come to.
@@ -258,20 +258,14 @@ impl Connection {
     ) -> Result<Early, Errno> {
         if flags & libc::MSG_OOB != 0 {
             self.withdraw(Reason::Unsupported);
-            return Ok(Early::Decided);
+            return Ok(Early::Decided(0));
         }
         let began = Instant::now();
         let mut sent = 0;
         loop {
             match self.send_early_some(source)? {
                 Some(n) => sent += n,
-                None => {
-                    return Ok(if sent > 0 {
-                        Early::Sent(sent)
-                    } else {
-                        Early::Decided
-                    });
-                }
+                None => return Ok(Early::Decided(sent)),
             }
             if source.left() == 0 {
                 return Ok(Early::Sent(sent));

@@ -225,8 +225,12 @@ impl Engine {
             });
             events.clear();
             let space = rustix::buffer::spare_capacity(&mut events);
-            if epoll::wait(&helper.epoll, space, timeout.as_ref()).is_err() {
-                continue;
+            match epoll::wait(&helper.epoll, space, timeout.as_ref()) {
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                // Somebody closed it by a system call of his own. What is pending ends by its
+                // deadline.
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
             }
             let _busy = helper.busy.lock();
             for event in &events {

@@ -161,6 +161,11 @@ impl Engine {
         })
     }
 
+    /// The wire of this process.
+    pub(crate) fn rdma(&self) -> &crate::rdma::Rdma {
+        &self.wire.rdma
+    }
+
     /// The configuration.
     pub fn config(&self) -> &Config {
         &self.config

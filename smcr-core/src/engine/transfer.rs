@@ -46,6 +46,8 @@ impl Connection {
         flags: i32,
         watcher: &impl Watcher,
     ) -> Result<Option<usize>, Errno> {
+        // Of this call, before the handshake was decided.
+        let mut early = 0;
         loop {
             if let Some(smc) = self.smc() {
                 let sent = smc.send(fd, source, flags);
@@ -57,17 +59,21 @@ impl Connection {
                 if flags & libc::MSG_OOB != 0 && sent.is_ok_and(|bytes| bytes > 0) {
                     self.signal_urgent();
                 }
-                return sent.map(Some);
+                return total(early, sent).map(Some);
             }
             let (Phase::Pending | Phase::Committing | Phase::Smc, Some(engine)) =
                 (self.phase(), super::engine())
             else {
-                return Ok(None);
+                return match early {
+                    0 => Ok(None),
+                    _ => total(early, send_rest_over_tcp(fd, source, flags)).map(Some),
+                };
             };
             let nonblocking = !self.may_wait(flags);
             match self.send_early(fd, source, flags, nonblocking, engine)? {
-                Early::Sent(n) => return Ok(Some(n)),
-                Early::Decided => {}
+                Early::Sent(n) => return Ok(Some(early + n)),
+                // A call that may wait takes all that it was given, as over TCP.
+                Early::Decided(n) => early += n,
             }
         }
     }
@@ -160,6 +166,52 @@ impl Connection {
         self.note_bytes(smc);
         received.map(|received| received.bytes)
     }
+}
+
+/// What send(2) returns for a call of which `early` bytes were sent before this outcome of the rest.
+fn total(early: usize, rest: Result<usize, Errno>) -> Result<usize, Errno> {
+    match rest {
+        Ok(bytes) => Ok(early + bytes),
+        Err(_) if early > 0 => Ok(early),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Sends what a call has left, now that the program's descriptor is the TCP socket again.
+#[cold]
+fn send_rest_over_tcp(
+    fd: BorrowedFd<'_>,
+    source: &mut impl Source,
+    flags: i32,
+) -> Result<usize, Errno> {
+    let mut sent = 0;
+    let mut piece = vec![0; source.left().min(64 << 10)];
+    while source.left() > 0 {
+        let len = source.left().min(piece.len());
+        // SAFETY: `piece` has room for `len`.
+        let taken = unsafe { source.take(piece.as_mut_ptr(), len) };
+        let went = taken.and_then(|taken| match sys::send(fd, &piece[..taken], flags) {
+            Ok(n) => {
+                source.back(taken - n);
+                Ok((taken, n))
+            }
+            Err(errno) => {
+                source.back(taken);
+                Err(errno)
+            }
+        });
+        match went {
+            Ok((taken, n)) => {
+                sent += n;
+                if n < taken || taken < len {
+                    break;
+                }
+            }
+            Err(_) if sent > 0 => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(sent)
 }
 
 /// Whether the kernel reports the program's end of a readiness pair readable, or hung up.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::link::LinkPhase;
+use super::link::{CLIENT_DECLINES, LinkPhase};
 use super::machine::{Channel, Side, State};
 use super::{CallError, Event, Fabric, Handshake, HandshakeError, Timeouts};
 use crate::clc::{Confirm, Kind, Message};
@@ -41,7 +41,7 @@ impl<F: Fabric> ClientHandshake<F> {
         };
         self.channel.outbox = Some(confirm(&self.side.0, agreed)?.emit());
         if F::has_link_phase(agreed) {
-            self.state = State::Linking(LinkPhase::start(&mut self.channel, now));
+            self.state = State::Linking(LinkPhase::start(&mut self.channel, now, CLIENT_DECLINES));
         } else {
             self.done();
         }

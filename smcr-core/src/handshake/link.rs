@@ -4,8 +4,13 @@
 //! Both sides do the same here. A Decline of ours goes out until our own CONFIRM LINK was sent
 //! (§C.2); the peer's is taken until the LLC exchange is over (§C.3). After that a broken link means
 //! a broken connection.
+//!
+//! A Decline that comes late does harm. Linux looks for one when its own timers have run out, which
+//! is 3 s after the Confirm at a server and 5 s at a client; then it declines by itself, and hands
+//! to its program whatever comes over the stream, a Decline of ours that crosses its own too. So
+//! ours goes out well before that, or not at all: then the peer's is waited for.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::machine::Channel;
 use super::{Fabric, HandshakeError};
@@ -24,9 +29,17 @@ pub enum Peeked {
     Leave,
 }
 
+/// How long after the Confirm a client may decline, and a server.
+pub(super) const CLIENT_DECLINES: Duration = Duration::from_secs(2);
+pub(super) const SERVER_DECLINES: Duration = Duration::from_secs(4);
+
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LinkPhase {
     step: Step,
+    /// No Decline of ours from here on.
+    last_decline: Option<Instant>,
+    /// No Decline of the peer is waited for from here on.
+    give_up: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -53,14 +66,22 @@ pub(super) enum Next {
 }
 
 impl LinkPhase {
-    /// The Confirm is said; the time for the LLC exchange runs.
-    pub(super) fn start<F: Fabric>(channel: &mut Channel<F>, now: Option<Instant>) -> Self {
-        channel.deadline = now.and_then(|now| now.checked_add(channel.timeouts.link));
+    /// The Confirm is said; the time for the LLC exchange runs. We may decline for so long
+    /// ([`CLIENT_DECLINES`], [`SERVER_DECLINES`]).
+    pub(super) fn start<F: Fabric>(
+        channel: &mut Channel<F>,
+        now: Option<Instant>,
+        declines: Duration,
+    ) -> Self {
+        let after = |time| now.and_then(|now| now.checked_add(time));
+        channel.deadline = after(channel.timeouts.link);
         Self {
             step: Step::Running {
                 committed: false,
                 ended: false,
             },
+            last_decline: after(declines),
+            give_up: channel.deadline,
         }
     }
 
@@ -70,7 +91,7 @@ impl LinkPhase {
         channel: &mut Channel<F>,
         now: Instant,
     ) -> Self {
-        let mut phase = Self::start(channel, Some(now));
+        let mut phase = Self::start(channel, Some(now), SERVER_DECLINES);
         phase.decline(reason, channel, now);
         phase
     }
@@ -113,19 +134,25 @@ impl LinkPhase {
             channel.refuse(reason);
             return Next::Tcp;
         }
-        if !committed && reason != Reason::LinkTimeout && channel.inbox.is_empty() {
+        let may_decline = !committed && self.may_decline(now);
+        if may_decline && reason != Reason::LinkTimeout && channel.inbox.is_empty() {
             self.decline(reason, channel, now);
             return Next::Stay;
         }
         // Where a timer ran out, and where we may not decline any more, the peer is the one who
         // knows what happened.
         self.step = Step::Failed { committed, reason };
-        channel.deadline = if ended {
-            Some(now)
-        } else {
-            now.checked_add(channel.timeouts.decline)
+        let soon = now.checked_add(channel.timeouts.decline);
+        channel.deadline = match ended {
+            true => Some(now),
+            false if committed || may_decline => soon,
+            false => self.give_up.max(soon),
         };
         Next::Stay
+    }
+
+    fn may_decline(&self, now: Instant) -> bool {
+        self.last_decline.is_some_and(|last| now < last)
     }
 
     pub(super) fn timeout<F: Fabric>(&mut self, channel: &mut Channel<F>, now: Instant) -> Next {
@@ -152,8 +179,16 @@ impl LinkPhase {
             channel.refuse(reason);
             return Next::Tcp;
         }
-        self.decline(reason, channel, now);
-        Next::Stay
+        if self.may_decline(now) {
+            self.decline(reason, channel, now);
+            return Next::Stay;
+        }
+        if self.give_up.is_some_and(|at| now < at) {
+            self.step = Step::Failed { committed, reason };
+            channel.deadline = self.give_up;
+            return Next::Stay;
+        }
+        Next::Fail(HandshakeError::Link(reason))
     }
 
     pub(super) fn end<F: Fabric>(&mut self, channel: &mut Channel<F>) -> Next {

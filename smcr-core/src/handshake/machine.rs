@@ -57,6 +57,7 @@ impl<F: Fabric, S: Side<F>> Handshake<F, S> {
         let Some(expected) = self.expected() else {
             return self.check_alive().map(|()| 0);
         };
+        let is_all = bytes.len() >= self.channel.inbox.needed();
         let mut rest = bytes;
         match self.channel.inbox.take(&mut rest, expected) {
             Ok(Some(Message::Decline(decline))) => {
@@ -64,6 +65,10 @@ impl<F: Fabric, S: Side<F>> Handshake<F, S> {
                 self.state = State::Tcp;
             }
             Ok(Some(message)) => S::handle(self, message, now)?,
+            // The header is whole, and the rest may be in the stream, too: perhaps it came in time,
+            // and this process slept. If it is not, the owner has nothing to hand in, and looks at
+            // the clock.
+            Ok(None) if is_all => {}
             // A peer that sends one byte at a time does not get more time for it.
             Ok(None) => self.handle_timeout(now)?,
             Err(error) => return Err(self.fail(error)),
@@ -351,7 +356,7 @@ impl<F: Fabric> Channel<F> {
         self.held_decline = None;
     }
 
-    fn is_late(&self, now: Instant) -> bool {
+    pub(super) fn is_late(&self, now: Instant) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= now)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::link::LinkPhase;
+use super::link::{LinkPhase, SERVER_DECLINES};
 use super::machine::{Channel, Side, State};
 use super::{CallError, Event, Fabric, Handshake, HandshakeError, Objection, Timeouts};
 use crate::clc::{Accept, Confirm, Kind, Message, Proposal};
@@ -20,6 +20,15 @@ impl<F: Fabric> ServerHandshake<F> {
         let deadline = now.checked_add(timeouts.proposal);
         let channel = Channel::new(F::server(&server), timeouts, deadline);
         Self::new_in(Server(server), State::Opening(Kind::Proposal), channel)
+    }
+
+    /// A Proposal begins to come that the owner still wants, though its time may be over
+    /// ([`Self::handle_timeout`] was not called for it): then it has that time once more to come
+    /// whole. In time, and with any other message, nothing changes.
+    pub fn proposal_begins(&mut self, now: Instant) {
+        if matches!(self.state, State::Opening(_)) && self.channel.is_late(now) {
+            self.channel.deadline = now.checked_add(self.channel.timeouts.proposal);
+        }
     }
 
     /// What a fabric's `accept` is made of: the Accept goes out, and the time for the Confirm runs.
@@ -64,7 +73,11 @@ impl<F: Fabric> ServerHandshake<F> {
                 self.channel.over();
                 self.channel.events.push_back(Event::Confirmed(confirmed));
                 self.state = if F::has_link_phase(agreed) {
-                    State::Linking(LinkPhase::start(&mut self.channel, Some(now)))
+                    State::Linking(LinkPhase::start(
+                        &mut self.channel,
+                        Some(now),
+                        SERVER_DECLINES,
+                    ))
                 } else {
                     State::Done
                 };

@@ -35,6 +35,11 @@ const LONGEST_WRITE: usize = 128 << 10;
 /// Work requests that are left to LLC messages, whatever the connections want.
 const LLC_ROOM: usize = 8;
 
+/// So much of the send buffer may be on its way without anybody asking to hear of its delivery: a
+/// completion wakes the thread, and what it frees is of no use while the program has room. A writer
+/// that waits needs half of the ring, which is more than what is left then.
+const UNTOLD: usize = 4;
+
 /// The peer's RMBE, as its Accept or Confirm named it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PeerElement {
@@ -100,8 +105,13 @@ pub(super) struct Connection {
     urgent_told: u64,
     /// Behind the peer's last urgent byte: it waits to hear that we have read that far.
     urgent_in: u64,
-    /// Messages posted and not completed: their number and where their data end.
+    /// Messages posted and not completed.
     pub(super) in_flight: u32,
+    /// Where the data end whose delivery will be told, and how many messages came after them.
+    told_to: u64,
+    untold: u32,
+    /// Delivery of everything so far has to be told.
+    must_hear: bool,
     /// Something has to be told although there are no data.
     must_tell: bool,
     /// How it ends (RFC 7609 §4.8).
@@ -186,6 +196,9 @@ impl Connection {
             urgent_told: 0,
             urgent_in: 0,
             in_flight: 0,
+            told_to: 0,
+            untold: 0,
+            must_hear: false,
             must_tell: false,
             close,
             to_say: ConnState::NONE,
@@ -246,12 +259,18 @@ impl Connection {
                 state: next.state,
             };
             let id = posted(Posted { up_to });
-            // The last one of a burst tells when all of it is delivered.
-            let signal = next.is_last;
+            let signal = self.wants_completion(up_to, &next);
             // SAFETY: the bytes lie in the send buffer beyond its consumer cursor, which moves
             // past them only when the post is completed; the program's end does not touch them.
             unsafe { link.post(&writes, &message.emit(), id, signal)? };
             self.in_flight += 1;
+            if signal {
+                self.told_to = up_to;
+                self.untold = 0;
+                self.must_hear = false;
+            } else {
+                self.untold += 1;
+            }
             self.sent = up_to;
             self.seq_out = seq;
             self.out_state = next.state;
@@ -269,6 +288,18 @@ impl Connection {
         }
     }
 
+    /// Whether the delivery of a message has to be told, and of all before it: it frees so much of
+    /// the send buffer that it matters to whoever waits for room, now or later; or it is a last
+    /// word, on which the end of the connection waits.
+    ///
+    /// No writer sleeps for good: one that finds the ring full has less than a quarter of it
+    /// [untold](UNTOLD); the rest is on its way with completions to come, or was not posted yet and
+    /// will have some.
+    fn wants_completion(&self, up_to: u64, next: &Next) -> bool {
+        let untold = (up_to - self.told_to) as usize;
+        self.must_hear || next.state != self.out_state || untold >= self.outbound.size() / UNTOLD
+    }
+
     /// What has to be said next, if anything.
     fn next_message(&mut self) -> Option<Next> {
         const LAST_WORD: ConnState = ConnState::CLOSED.with(ConnState::ABORTED);
@@ -279,7 +310,6 @@ impl Connection {
             len: 0,
             flags: ProducerFlags::NONE,
             state: self.out_state,
-            is_last: true,
         };
         let control = self.outbound.control();
         let Ok(undelivered) = self.outbound.available(&self.own) else {
@@ -313,7 +343,6 @@ impl Connection {
             next.flags = next.flags | ProducerFlags::WRITER_BLOCKED;
         }
         next.len = len;
-        next.is_last = waiting == len || window as usize == len;
         if waiting == 0 {
             next.state = next.state | self.to_say;
         }
@@ -321,6 +350,7 @@ impl Connection {
             || next.state != self.out_state
             || next.flags.bits() & !self.out_flags.bits() != 0
             || self.must_tell
+            || self.must_hear
             || self.owes_update();
         needed.then_some(next)
     }
@@ -634,6 +664,11 @@ impl Connection {
             || !self.broken && self.in_flight > 0
     }
 
+    /// Somebody waits until everything that was sent is delivered, and has to hear of it.
+    pub(super) fn ask_for_delivery(&mut self) {
+        self.must_hear |= self.untold > 0;
+    }
+
     /// The process ends: its end of the connection is closed, unless another one has it, too.
     pub(super) fn process_ends(&mut self) {
         if self.app.processes.load(Ordering::Relaxed) <= 1
@@ -755,8 +790,6 @@ struct Next {
     len: usize,
     flags: ProducerFlags,
     state: ConnState,
-    /// Nothing follows at once.
-    is_last: bool,
 }
 
 /// The position a cursor stands for. One that goes back is old news, as Linux sees it; any other

@@ -180,11 +180,14 @@ pub trait Port: std::fmt::Debug + Send + Sync {
     /// poll; it may make, use and drop links.
     fn poll(&self, found: &mut dyn FnMut(Completion<'_>)) -> usize;
 
-    /// Readable when there are completions, once after each [`Self::arm`].
+    /// Readable when there is an event: one for each [`Self::arm`] that completions came after.
     fn completion_fd(&self) -> BorrowedFd<'_>;
 
-    /// Takes the event out of [`Self::completion_fd`], if there is one, and asks for the next.
-    /// Poll once more afterwards: what completed before is not told.
+    /// Takes an event out of [`Self::completion_fd`], if there is one.
+    fn take_event(&self);
+
+    /// Asks for an event with the next completion. Poll once more afterwards: what completed before
+    /// is not told.
     fn arm(&self);
 
     /// Readable when there is a [`PortEvent`].

@@ -171,9 +171,9 @@ impl Handle {
         }
     }
 
-    /// Looks whether something came from the wire.
-    pub(crate) fn poll(&self) {
-        self.rdma.poll();
+    /// The wire that the connection belongs to.
+    pub(crate) fn rdma(&self) -> &'static Rdma {
+        self.rdma
     }
 
     /// This process closed its end; another one goes on with it.

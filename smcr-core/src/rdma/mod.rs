@@ -15,6 +15,7 @@
 //! the adapter, a timer or another process has something to say; while the program is awake it
 //! does the work itself, in its own calls.
 
+mod attention;
 mod buffers;
 mod connection;
 pub mod fabric;
@@ -33,6 +34,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
+use attention::Attention;
 pub(crate) use connection::PeerElement;
 use fabric::Port;
 pub(crate) use group::GroupKey;
@@ -49,6 +51,7 @@ const MOST_TURNS: u32 = 64;
 pub struct Rdma {
     state: Mutex<State>,
     kicked: Kicked,
+    attention: Attention,
     /// Wakes the thread when written to.
     wake: OwnedFd,
 }
@@ -66,6 +69,7 @@ impl Rdma {
         Self {
             state: Mutex::new(State::new(max_memory)),
             kicked: Kicked::default(),
+            attention: Attention::new(),
             wake,
         }
     }
@@ -79,12 +83,18 @@ impl Rdma {
 
     /// The program's side of an established connection.
     pub(crate) fn handle(&'static self, shared: Arc<Shared>, group: u32) -> Handle {
+        self.attention.begin();
         Handle::new(self, shared, group)
     }
 
-    /// The ports in use, in the order they came; `None` where one is gone.
-    pub(crate) fn ports(&self) -> Vec<Option<Arc<dyn Port>>> {
-        self.state.lock().ports()
+    /// The port that came as the `place`th, from 0, unless it is gone.
+    pub(crate) fn port(&self, place: usize) -> Option<Arc<dyn Port>> {
+        self.state.lock().port(place)
+    }
+
+    /// The ports that came after the first `known`, in their order; `None` where one is gone.
+    pub(crate) fn ports_from(&self, known: usize) -> Vec<Option<Arc<dyn Port>>> {
+        self.state.lock().ports_from(known)
     }
 
     /// For the thread: does everything that is due, and takes what only it can do.
@@ -122,7 +132,7 @@ impl Rdma {
         let began = Instant::now();
         loop {
             let mut state = self.lock();
-            if state.ports().is_empty() {
+            if !state.has_ports() {
                 return;
             }
             let now = Instant::now();
@@ -179,11 +189,12 @@ impl Rdma {
         }
     }
 
-    /// Takes what came from the wire, if nobody else is at it.
-    fn poll(&self) {
+    /// For a program: takes what came from the wire, if nobody else is at it.
+    pub(crate) fn poll(&self) {
         if let Some(mut state) = self.state.try_lock()
             && state.poll(Instant::now()) > 0
         {
+            self.attention.found();
             self.pass_on(&state);
         }
         self.attend();

@@ -45,6 +45,9 @@ pub(crate) struct State {
     free: Vec<u32>,
     /// Connections to be pumped before the lock is left.
     dirty: Vec<ConnId>,
+    /// No deadline of a connection or a group is before this: looking at all of them for each
+    /// message would take long where they are many.
+    due: Option<Instant>,
     /// What the handshakes have to hear; taken by the thread.
     news: Vec<News>,
     /// Ends that the thread has to watch: other processes ring there.
@@ -222,6 +225,7 @@ impl State {
         if !group.end(now) {
             return;
         }
+        self.due = earlier(self.due, group.next_timeout());
         self.news.push(News::Ended(id, reason));
         let mut is_felt = false;
         for index in 0..self.connections.len() {
@@ -268,6 +272,8 @@ impl State {
                 }
                 None => connection.idle(now),
             };
+            let deadline = connection.deadline();
+            self.due = earlier(self.due, deadline);
             match pumped {
                 Ok(Pumped::Idle) => {}
                 Ok(Pumped::NoRoom) if group.blocked.contains(&id) => {}
@@ -303,12 +309,20 @@ impl State {
                 .give_back(&connection.send_buffer);
             if group.tokens.is_empty() {
                 group.became_idle(now);
+                self.due = earlier(self.due, group.next_timeout());
             }
         }
     }
 
     /// Deadlines: connections that close, groups that are idle or wait for an answer.
     pub(super) fn timeouts(&mut self, now: Instant) {
+        if self.due.is_some_and(|due| due <= now) {
+            self.look_at_deadlines(now);
+        }
+        self.forget_groups();
+    }
+
+    fn look_at_deadlines(&mut self, now: Instant) {
         for index in 0..self.connections.len() {
             let place = &mut self.connections[index];
             if let Some((_, connection)) = &mut place.connection
@@ -334,7 +348,7 @@ impl State {
         }
         self.pump_all(now);
         self.end_spare_groups(now);
-        self.forget_groups();
+        self.due = self.first_deadline();
     }
 
     /// Ends those idle groups that are too many: the ones that were so for longest.
@@ -369,8 +383,17 @@ impl State {
         }
     }
 
-    /// The next deadline.
+    /// When [`Self::timeouts`] has to be called: at the next deadline, or before.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
+        debug_assert!(
+            self.first_deadline()
+                .is_none_or(|first| self.due.is_some_and(|due| due <= first)),
+            "a deadline that nobody noted"
+        );
+        self.due
+    }
+
+    fn first_deadline(&self) -> Option<Instant> {
         let connections = self.connections.iter();
         let of_connections =
             connections.filter_map(|place| place.connection.as_ref()?.1.deadline());
@@ -403,6 +426,8 @@ impl State {
         if let Some((errno, reason)) = over {
             self.end_group(id, errno, reason, now);
         }
+        let deadline = self.groups.get(&id).and_then(Group::next_timeout);
+        self.due = earlier(self.due, deadline);
     }
 
     /// The peer has other plans with the memory that some of its connections write to.
@@ -497,6 +522,7 @@ impl State {
             if close {
                 connection.process_ends();
             }
+            connection.ask_for_delivery();
             self.dirty.push(ConnId {
                 index: index as u32,
                 generation: place.generation,
@@ -525,6 +551,10 @@ impl State {
             self.dirty.push(id);
         }
     }
+}
+
+fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    a.into_iter().chain(b).min()
 }
 
 fn memory(errno: Errno) -> Reason {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! smcr-load serve rate|ping|stream  PORT|ADDRESS:PORT|PATH THREADS
-//! smcr-load rate|ping|stream        PORT|ADDRESS:PORT|PATH THREADS SECONDS    prints one number
+//! smcr-load rate|ping               PORT|ADDRESS:PORT|PATH THREADS SECONDS    prints one number
+//! smcr-load stream                  PORT|ADDRESS:PORT|PATH THREADS SECONDS [BYTES OF A CALL]
 //! ```
 //! The server has one thread per address: 127.0.0.1, 127.0.0.2, ... with PORT; ADDRESS with PORT,
 //! PORT + 1, ...; PATH, PATH.1, ... For `rate`
@@ -26,10 +27,10 @@ fn main() -> Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
         ["serve", work, place, threads] => serve(work, place, number(threads)?),
-        [work, place, threads, seconds] => {
-            let time = Duration::from_secs(number(seconds)?);
-            println!("{}", load(work, place, number(threads)?, time)?);
-            Ok(())
+        [work, place, threads, seconds] => show(work, place, threads, seconds, CHUNK),
+        ["stream", place, threads, seconds, chunk] => {
+            let chunk = number(chunk)?.clamp(1, 1 << 30) as usize;
+            show("stream", place, threads, seconds, chunk)
         }
         _ => Err(invalid("see the head of smcr-load.rs for how to call it")),
     }
@@ -72,6 +73,12 @@ fn serve(work: &str, place: &str, threads: u64) -> Result<()> {
     Ok(())
 }
 
+fn show(work: &str, place: &str, threads: &str, seconds: &str, chunk: usize) -> Result<()> {
+    let time = Duration::from_secs(number(seconds)?);
+    println!("{}", load(work, place, number(threads)?, time, chunk)?);
+    Ok(())
+}
+
 /// Sends back messages until the peer ends.
 fn echo(stream: &mut dyn Stream, size: usize) -> Result<()> {
     let mut buffer = [0; MESSAGE];
@@ -98,9 +105,9 @@ fn swallow(stream: &mut dyn Stream) -> Result<()> {
 }
 
 /// Works for a time, gives a figure.
-type Load = fn(&str, u64, Duration) -> Result<f64>;
+type Load = fn(&str, u64, Duration, usize) -> Result<f64>;
 
-fn load(work: &str, place: &str, threads: u64, time: Duration) -> Result<f64> {
+fn load(work: &str, place: &str, threads: u64, time: Duration, chunk: usize) -> Result<f64> {
     let (work, share): (Load, f64) = match work {
         // Rates of threads add up, round trips are averaged.
         "rate" => (rate, 1.0),
@@ -111,7 +118,7 @@ fn load(work: &str, place: &str, threads: u64, time: Duration) -> Result<f64> {
     let workers: Vec<_> = (0..threads)
         .map(|thread| {
             let place = place.to_owned();
-            std::thread::spawn(move || work(&place, thread, time))
+            std::thread::spawn(move || work(&place, thread, time, chunk))
         })
         .collect();
     let mut sum = 0.0;
@@ -122,27 +129,32 @@ fn load(work: &str, place: &str, threads: u64, time: Duration) -> Result<f64> {
 }
 
 /// Connections per second.
-fn rate(place: &str, thread: u64, time: Duration) -> Result<f64> {
+fn rate(place: &str, thread: u64, time: Duration, _chunk: usize) -> Result<f64> {
     let places: Result<Vec<_>> = (thread * ROUND..(thread + 1) * ROUND)
         .map(|number| Place::new(place, number))
         .collect();
     let places = places?;
-    let start = Instant::now();
-    let mut count = 0_u32;
-    while start.elapsed() < time {
+    let once = |count: u32| {
         let mut stream = connect(&places[count as usize % places.len()])?;
         let sent = [count as u8];
         let mut received = [0];
         stream.write_all(&sent)?;
         stream.read_exact(&mut received)?;
-        same(&sent, &received)?;
+        same(&sent, &received)
+    };
+    // Not in the figure: what two peers of SMC-R do once.
+    once(0)?;
+    let start = Instant::now();
+    let mut count = 0_u32;
+    while start.elapsed() < time {
+        once(count)?;
         count += 1;
     }
     Ok(f64::from(count) / start.elapsed().as_secs_f64())
 }
 
 /// The median round trip in seconds.
-fn ping(place: &str, thread: u64, time: Duration) -> Result<f64> {
+fn ping(place: &str, thread: u64, time: Duration, _chunk: usize) -> Result<f64> {
     let mut stream = connect(&Place::new(place, thread)?)?;
     let mut times = Vec::with_capacity(1 << 20);
     let mut sent = [0; MESSAGE];
@@ -164,14 +176,14 @@ fn ping(place: &str, thread: u64, time: Duration) -> Result<f64> {
 }
 
 /// Bytes per second, one way.
-fn push(place: &str, thread: u64, time: Duration) -> Result<f64> {
+fn push(place: &str, thread: u64, time: Duration, chunk: usize) -> Result<f64> {
     let mut stream = connect(&Place::new(place, thread)?)?;
-    let buffer = vec![0x5a; CHUNK];
+    let buffer = vec![0x5a; chunk];
     let start = Instant::now();
     let mut total = 0_u64;
     while start.elapsed() < time {
         stream.write_all(&buffer)?;
-        total += CHUNK as u64;
+        total += chunk as u64;
     }
     stream.end_writing()?;
     let mut counted = [0; 8];

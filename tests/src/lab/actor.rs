@@ -89,6 +89,12 @@ impl Actor {
             .with_context(|| format!("no answer to command {number}"))
     }
 
+    /// Waits the whole time; what came of a command, if anything did.
+    pub fn look(&mut self, number: usize, time: Duration) -> Result<Option<Answer>> {
+        self.process.wait_a_while(time)?;
+        Ok(self.parse(number))
+    }
+
     /// Gives it a command and waits for what comes of it.
     pub fn ask(&mut self, command: &str) -> Result<Answer> {
         let number = self.tell(command)?;

@@ -141,6 +141,8 @@ pub struct Bench<'a> {
     pub pair: &'a mut Pair,
     /// Family of the kernel's sockets: `smc`, or `tcp` where there is no net/smc.
     pub family: &'static str,
+    /// What the shell does before it becomes the library's program: commands, each with a `;`.
+    pub prologue: &'static str,
     port: u16,
     failed: Vec<String>,
     stuck: bool,
@@ -167,6 +169,7 @@ impl<'a> Bench<'a> {
         Ok(Self {
             pair,
             family: "tcp",
+            prologue: "",
             port: FIRST_PORT,
             failed: Vec::new(),
             stuck: false,
@@ -191,7 +194,8 @@ impl<'a> Bench<'a> {
             match library {
                 true => {
                     let line = Library::line(&line);
-                    format!("echo pid $$; export SMCR_TALK_HOLD=1; exec {line}")
+                    let prologue = self.prologue;
+                    format!("{prologue} echo pid $$; export SMCR_TALK_HOLD=1; exec {line}")
                 }
                 false => format!("exec {line}"),
             }
@@ -214,7 +218,12 @@ impl<'a> Bench<'a> {
 
     /// Runs both ends to their end; both have to succeed.
     pub fn talk(&mut self, caller: Caller, case: &Case) -> Result<Seen> {
-        let mut running = self.start(caller, case)?;
+        let running = self.start(caller, case)?;
+        self.end(running, case)
+    }
+
+    /// The same with ends that run already.
+    pub fn end(&mut self, mut running: Running, case: &Case) -> Result<Seen> {
         let deadline = Duration::from_secs(case.seconds);
         let library = running.library.wait_for(" done, ", deadline);
         let left = deadline.saturating_sub(running.begun.elapsed());
@@ -288,17 +297,9 @@ impl<'a> Bench<'a> {
 
     /// An error unless net/smc has forgotten all its connections, soon.
     pub fn expect_clean(&mut self) -> Result<()> {
-        let start = Instant::now();
-        loop {
-            let left = self.left()?;
-            if left.is_empty() {
-                return Ok(());
-            }
-            if start.elapsed() > PATIENCE {
-                self.stuck = true;
-                bail!("the kernel is not clean after {PATIENCE:?}: {left}");
-            }
-        }
+        let clean = expect_clean(&self.pair.server);
+        self.stuck |= clean.is_err();
+        clean
     }
 
     /// Runs a case in one role, with what has to hold for all of them: everything goes over RDMA,
@@ -399,6 +400,21 @@ pub const CELLS: &str = "SMCR_CELLS";
 
 fn wanted(name: &str) -> bool {
     std::env::var(CELLS).is_ok_and(|text| name.contains(&text)) || std::env::var_os(CELLS).is_none()
+}
+
+/// An error unless net/smc of a guest has forgotten all its connections, soon.
+pub fn expect_clean(guest: &Guest) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let left = leftovers(guest)?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        ensure!(
+            start.elapsed() < PATIENCE,
+            "the kernel is not clean after {PATIENCE:?}: {left}"
+        );
+    }
 }
 
 /// What net/smc has not let go of: sockets, programs that cannot be killed, complaints. Empty if

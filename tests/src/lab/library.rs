@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::guest::Guest;
 use super::pair::Pair;
-use super::quote;
+use super::{kernel_peer, quote};
 use crate::scenario::paths;
 use crate::scenario::stat::{Process, Snapshot};
 
@@ -26,6 +26,8 @@ pub enum Under {
     Tcp,
     /// The library, with what [`Library::install`] has put there.
     Library,
+    /// Linux's own SMC-R ([`kernel_peer::line`]).
+    Linux,
 }
 
 impl Under {
@@ -34,6 +36,32 @@ impl Under {
         match self {
             Self::Tcp => line.to_owned(),
             Self::Library => Library::line(line),
+            Self::Linux => kernel_peer::line(line),
+        }
+    }
+}
+
+/// What stands under a server and under its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// In the server's guest.
+    pub server: Under,
+    /// In the client's.
+    pub client: Under,
+}
+
+impl Ends {
+    /// Whether one of them is this.
+    pub fn have(self, under: Under) -> bool {
+        self.server == under || self.client == under
+    }
+}
+
+impl From<Under> for Ends {
+    fn from(both: Under) -> Self {
+        Self {
+            server: both,
+            client: both,
         }
     }
 }
@@ -154,12 +182,17 @@ impl Sight {
     /// another.
     pub fn expect_only(&self, mode: &str) -> Result<()> {
         self.expect_server(mode)?;
-        only(&self.client, mode).context("the client's guest")
+        self.expect_client(mode)
     }
 
     /// The same for the server's guest alone.
     pub fn expect_server(&self, mode: &str) -> Result<()> {
         only(&self.server, mode).context("the server's guest")
+    }
+
+    /// The same for the client's guest alone.
+    pub fn expect_client(&self, mode: &str) -> Result<()> {
+        only(&self.client, mode).context("the client's guest")
     }
 
     /// The modes that connections were seen in, for the report.

@@ -34,5 +34,5 @@ pub use cmd::{Cmd, quote};
 pub use counters::{Counters, Traffic};
 pub use guest::{Guest, Process};
 pub use kernel::Kernel;
-pub use library::{Library, Sight, Under};
+pub use library::{Ends, Library, Sight, Under};
 pub use pair::Pair;

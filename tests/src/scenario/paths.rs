@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 /// The root of the workspace.
 pub fn workspace() -> PathBuf {
@@ -70,6 +70,29 @@ pub const FABRIC_TOOL: &str = "verbs";
 /// Where that program is.
 pub fn fabric_tool() -> PathBuf {
     programs().join("examples").join(FABRIC_TOOL)
+}
+
+/// The tests of the TCP option, which run in any machine's kernel.
+pub const OPTION_CASES: &str = "handshakes";
+
+/// The newest build of these tests.
+pub fn option_cases() -> Result<PathBuf> {
+    let begin = format!("{OPTION_CASES}-");
+    let directory = programs().join("deps");
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(&directory)?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(&begin) && !name.contains('.') {
+            found.push((entry.metadata()?.modified()?, entry.path()));
+        }
+    }
+    let newest = found.into_iter().max().map(|(_, path)| path);
+    newest.with_context(|| {
+        format!(
+            "{OPTION_CASES} is missing: run `cargo build --profile {} -p smcr-option --test {OPTION_CASES}`",
+            profile()
+        )
+    })
 }
 
 /// The agent in the lab's guests.

@@ -4,33 +4,28 @@
 mod args;
 mod show;
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use args::{Action, Args};
+use smcr_cli::Tool;
 use smcr_option::{Cgroup, Done, Error};
+
+const TOOL: Tool = Tool("smcr-option");
 
 /// `status`: sockets of the cgroup cannot signal SMC.
 const EXIT_NOT_IN_EFFECT: u8 = 1;
-/// The command line was not understood.
-const EXIT_USAGE: u8 = 2;
 /// The command failed.
 const EXIT_FAILED: u8 = 3;
-/// The output could not be written.
-const EXIT_OUTPUT: u8 = 4;
 
 fn main() -> ExitCode {
     let args = match Args::parse(lexopt::Parser::from_env()) {
         Ok(args) => args,
-        Err(error) => {
-            complain(&format!("{error}\nTry 'smcr-option --help'."));
-            return ExitCode::from(EXIT_USAGE);
-        }
+        Err(error) => return TOOL.refuse(error),
     };
     match run(&args) {
-        Ok((text, code)) => print(&text, code),
+        Ok((text, code)) => TOOL.print(&text, code),
         Err(error) => {
-            complain(&error.to_string());
+            TOOL.complain(error);
             ExitCode::from(EXIT_FAILED)
         }
     }
@@ -78,22 +73,4 @@ fn run(args: &Args) -> Result<(String, u8), Error> {
             (text, code)
         }
     })
-}
-
-/// Writes to standard output. A reader that went away (`| head`) had what it wanted.
-fn print(text: &str, code: u8) -> ExitCode {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => ExitCode::from(code),
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(code),
-        Err(e) => {
-            complain(&format!("standard output: {e}"));
-            ExitCode::from(EXIT_OUTPUT)
-        }
-    }
-}
-
-/// Writes to standard error; where that is closed there is nobody to tell.
-fn complain(text: &str) {
-    let _ = writeln!(io::stderr(), "smcr-option: {text}");
 }

@@ -5,35 +5,31 @@ mod edit;
 mod resolve;
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use args::{Action, Args};
 use pnet::{Problem, TableError};
+use smcr_cli::Tool;
 use smcr_core::config::{Config, ConfigError, DEFAULT_PATH, DEFAULT_PNET_TABLE, ErrorKind};
+
+const TOOL: Tool = Tool("smcr-pnet");
 
 /// The table or the configuration was refused, or what was asked for cannot be done.
 const EXIT_REFUSED: u8 = 1;
-/// The command line was not understood.
-const EXIT_USAGE: u8 = 2;
 /// `--resolve`: no RoCE port serves the connection.
 const EXIT_NO_PORT: u8 = 3;
-/// The output could not be written.
-const EXIT_OUTPUT: u8 = 4;
 
 fn main() -> ExitCode {
     let args = match Args::parse(lexopt::Parser::from_env()) {
         Ok(args) => args,
-        Err(error) => {
-            complain(&format!("{error}\nTry 'smcr-pnet --help'."));
-            return ExitCode::from(EXIT_USAGE);
-        }
+        Err(error) => return TOOL.refuse(error),
     };
     match run(args) {
-        Ok((text, code)) => print(&text, code),
+        Ok((text, code)) => TOOL.print(&text, code),
         Err(failure) => {
-            complain(&failure.to_string());
+            TOOL.complain(failure);
             ExitCode::from(EXIT_REFUSED)
         }
     }
@@ -122,22 +118,4 @@ impl fmt::Display for Failure {
             Self::Resolve(text) => f.write_str(text),
         }
     }
-}
-
-/// Writes to standard output. A reader that went away (`| head`) had what it wanted.
-fn print(text: &str, code: u8) -> ExitCode {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => ExitCode::from(code),
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(code),
-        Err(e) => {
-            complain(&format!("standard output: {e}"));
-            ExitCode::from(EXIT_OUTPUT)
-        }
-    }
-}
-
-/// Writes to standard error; where that is closed there is nobody to tell.
-fn complain(text: &str) {
-    let _ = writeln!(io::stderr(), "smcr-pnet: {text}");
 }

@@ -10,36 +10,31 @@ mod table;
 mod tcp_info;
 mod view;
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use args::{Action, Args};
+use smcr_cli::Tool;
 use view::View;
+
+const TOOL: Tool = Tool("smcr-stat");
 
 /// The configuration file was refused.
 const EXIT_BAD_CONFIG: u8 = 1;
-/// The command line was not understood.
-const EXIT_USAGE: u8 = 2;
 /// `--pid` names no process under the library.
 const EXIT_NO_PROCESS: u8 = 3;
-/// The output could not be written.
-const EXIT_OUTPUT: u8 = 4;
 
 fn main() -> ExitCode {
     let args = match Args::parse(lexopt::Parser::from_env()) {
         Ok(args) => args,
-        Err(error) => {
-            complain(&format!("{error}\nTry 'smcr-stat --help'."));
-            return ExitCode::from(EXIT_USAGE);
-        }
+        Err(error) => return TOOL.refuse(error),
     };
     match args.action {
-        Action::Help => print(args::HELP, 0),
-        Action::Version => print(concat!("smcr-stat ", env!("CARGO_PKG_VERSION"), "\n"), 0),
+        Action::Help => TOOL.print(args::HELP, 0),
+        Action::Version => TOOL.print(concat!("smcr-stat ", env!("CARGO_PKG_VERSION"), "\n"), 0),
         Action::CheckConfig(file) => match check::check(file) {
-            Ok(text) => print(&text, 0),
+            Ok(text) => TOOL.print(&text, 0),
             Err(error) => {
-                complain(&error.to_string());
+                TOOL.complain(error);
                 ExitCode::from(EXIT_BAD_CONFIG)
             }
         },
@@ -55,29 +50,11 @@ fn main() -> ExitCode {
                 table::render(&view)
             };
             for problem in &view.problems {
-                complain(problem);
+                TOOL.complain(problem);
             }
-            let code = print(&text, code);
+            let code = TOOL.print(&text, code);
             smcr_core::stat::sweep();
             code
         }
     }
-}
-
-/// Writes to standard output. A reader that went away (`| head`) had what it wanted.
-fn print(text: &str, code: u8) -> ExitCode {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => ExitCode::from(code),
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(code),
-        Err(e) => {
-            complain(&format!("standard output: {e}"));
-            ExitCode::from(EXIT_OUTPUT)
-        }
-    }
-}
-
-/// Writes to standard error; where that is closed there is nobody to tell.
-fn complain(text: &str) {
-    let _ = writeln!(io::stderr(), "smcr-stat: {text}");
 }

@@ -36,16 +36,21 @@ pub(crate) fn build_for_scenarios() -> Result<()> {
         arguments.extend(["--package", package]);
     }
     ensure!(run(&arguments)?, "the build failed");
-    let fabric = [
-        "build",
-        "--profile",
-        &profile,
-        "--package",
-        "smcr-core",
-        "--example",
-        paths::FABRIC_TOOL,
-    ];
-    ensure!(run(&fabric)?, "the build failed");
+    for (package, kind, target) in [
+        ("smcr-core", "--example", paths::FABRIC_TOOL),
+        ("smcr-option", "--test", paths::OPTION_CASES),
+    ] {
+        let target = [
+            "build",
+            "--profile",
+            &profile,
+            "--package",
+            package,
+            kind,
+            target,
+        ];
+        ensure!(run(&target)?, "the build failed");
+    }
     Ok(())
 }
 

@@ -117,14 +117,18 @@ impl Choice {
             return Ok(fixed.clone());
         }
         let flow = Flow::of_socket(tcp).map_err(|_| Reason::Ended)?;
+        let explain = |error: &Unresolved| log::debug!("{local}: {error}");
         let mut resolver = self.resolver.lock();
-        let mut served = |wanted: bool, version| {
+        // The kernel is asked for the route once for both versions.
+        let resolved = resolver.resolve(&flow).inspect_err(explain);
+        let resolution = resolved.map_err(|_| Reason::NoRdmaDevice)?;
+        let served = |wanted: bool, version| {
             if !wanted {
                 return None;
             }
-            let found = resolver
-                .endpoint(&flow, version)
-                .inspect_err(|error: &Unresolved| log::debug!("{local}: {error}"))
+            let found = resolution
+                .endpoint(version, flow.local.ip())
+                .inspect_err(explain)
                 .ok()?;
             let port = self.open(&found.port.device, found.port.port)?;
             let gid = LocalGid {

@@ -245,6 +245,9 @@ impl Engine {
                 if std::mem::take(&mut rdma.is_overdue) {
                     rdma.deadline = None;
                 }
+                if let Some(Machine::Server(machine)) = &mut rdma.machine {
+                    machine.proposal_begins(now);
+                }
                 self.end_signal(rdma);
                 None
             }

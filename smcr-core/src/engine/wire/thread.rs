@@ -240,6 +240,7 @@ impl Engine {
                 self.wire.rdma.look_for_ports();
                 self.wire.choice.forget_gone();
             }
+            self.wire.rdma.ask_adapters();
             let (news, to_watch) = self.wire.rdma.look_after(now);
             self.watch_ends(&to_watch);
             self.step_all(&news);
@@ -248,10 +249,9 @@ impl Engine {
 
     /// Asks the adapters to wake us, and starts with those that are new.
     fn watch_ports(&self, known: usize) -> usize {
-        let ports = self.wire.rdma.ports();
-        for (number, port) in ports.iter().enumerate().skip(known) {
+        let new = self.wire.rdma.ports_from(known);
+        for (number, port) in (known as u64..).zip(&new) {
             let Some(port) = port else { continue };
-            let number = number as u64;
             let events = [
                 (port.completion_fd(), subject::COMPLETIONS),
                 (port.event_fd(), subject::PORT),
@@ -266,7 +266,7 @@ impl Engine {
             }
             port.arm();
         }
-        ports.len()
+        known + new.len()
     }
 
     /// Ends that another process shares: its bells come to us.
@@ -288,13 +288,14 @@ impl Engine {
                 let _ = rustix::io::read(&self.wire.thread.wake, &mut count);
             }
             subject::COMPLETIONS => {
-                if let Some(Some(port)) = self.wire.rdma.ports().get(number as usize) {
-                    port.arm();
+                if let Some(port) = self.wire.rdma.port(number as usize) {
+                    port.take_event();
+                    self.wire.rdma.woken();
                 }
             }
             subject::PORT => {
                 self.wire.rdma.port_events();
-                if let Some(Some(port)) = self.wire.rdma.ports().get(number as usize)
+                if let Some(port) = self.wire.rdma.port(number as usize)
                     && port.is_gone()
                 {
                     // Its descriptors stay readable.
@@ -359,6 +360,8 @@ impl Engine {
             .chain(self.wire.rdma.next_timeout())
             .min()
             .map(|at| at.saturating_duration_since(now) + Duration::from_micros(1));
-        next.map_or(LONGEST_SLEEP, |next| next.min(LONGEST_SLEEP))
+        let next = next.map_or(LONGEST_SLEEP, |next| next.min(LONGEST_SLEEP));
+        let glance = self.wire.rdma.next_glance();
+        glance.map_or(next, |glance| next.min(glance))
     }
 }

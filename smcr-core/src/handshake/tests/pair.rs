@@ -319,6 +319,58 @@ fn a_held_decline_does_not_stop_the_clock() {
     );
 }
 
+/// Whoever took the silence for plain TCP looks again when CLC comes after all.
+#[test]
+fn a_late_proposal_has_its_time_once_more() {
+    let begun = Instant::now();
+    let wait = Timeouts::default().proposal;
+    let late = begun + wait * 2;
+    let whole = client(begun).poll_transmit().unwrap();
+    let (head, rest) = whole.split_at(Header::LEN);
+
+    // Without a word from its owner it takes one that is there already.
+    for is_there in [true, false] {
+        let mut hurried = server(begun);
+        assert_eq!(hurried.handle_bytes(head, late), Ok(head.len()));
+        if is_there {
+            assert_eq!(hurried.handle_bytes(rest, late), Ok(rest.len()));
+            assert!(matches!(hurried.poll_event(), Some(Event::Proposed(_))));
+        } else {
+            assert_eq!(
+                hurried.handle_timeout(late),
+                Err(HandshakeError::Timeout(Kind::Proposal))
+            );
+        }
+    }
+    let mut hurried = server(begun);
+    assert_eq!(
+        hurried.handle_bytes(&head[..1], late),
+        Err(HandshakeError::Timeout(Kind::Proposal))
+    );
+
+    let mut patient = server(begun);
+    patient.proposal_begins(begun);
+    assert_eq!(patient.poll_timeout(), Some(begun + wait), "it is in time");
+    patient.proposal_begins(late);
+    assert_eq!(patient.handle_bytes(head, late), Ok(head.len()));
+    let last = late + wait;
+    assert_eq!(patient.poll_timeout(), Some(last));
+    let mut endless = patient;
+    assert_eq!(
+        endless.handle_timeout(last),
+        Err(HandshakeError::Timeout(Kind::Proposal))
+    );
+
+    let mut patient = server(begun);
+    patient.proposal_begins(late);
+    for piece in [head, rest] {
+        assert_eq!(patient.handle_bytes(piece, late), Ok(piece.len()));
+    }
+    assert!(matches!(patient.poll_event(), Some(Event::Proposed(_))));
+    patient.proposal_begins(last);
+    assert_eq!(patient.poll_timeout(), None, "nothing is awaited");
+}
+
 proptest! {
     #[test]
     fn in_any_pieces(pieces in proptest::collection::vec(1..100usize, 1..20)) {

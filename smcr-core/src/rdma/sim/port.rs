@@ -265,10 +265,13 @@ impl Port for SimPort {
         self.completion_bell.0.as_fd()
     }
 
-    fn arm(&self) {
-        let mut net = self.net.lock();
+    fn take_event(&self) {
+        let _net = self.net.lock();
         self.completion_bell.silence();
-        net.ports[self.id.0].is_armed = true;
+    }
+
+    fn arm(&self) {
+        self.net.lock().ports[self.id.0].is_armed = true;
     }
 
     fn event_fd(&self) -> BorrowedFd<'_> {

@@ -207,6 +207,7 @@ impl State {
         group.rmbs.give_back(&prepared.rmbe);
         if group.tokens.is_empty() {
             group.became_idle(Instant::now());
+            self.due = earlier(self.due, group.next_timeout());
         }
         self.ports[group.port]
             .send_buffers

@@ -69,8 +69,19 @@ impl State {
         }
     }
 
-    /// The ports, by their places; `None` where one is gone.
-    pub(in crate::rdma) fn ports(&self) -> Vec<Option<Arc<dyn Port>>> {
-        self.ports.iter().map(|open| open.port.clone()).collect()
+    /// Whether there was ever a port.
+    pub(in crate::rdma) fn has_ports(&self) -> bool {
+        !self.ports.is_empty()
+    }
+
+    /// The port at that place, unless it is gone.
+    pub(in crate::rdma) fn port(&self, place: usize) -> Option<Arc<dyn Port>> {
+        self.ports.get(place)?.port.clone()
+    }
+
+    /// The ports from that place on; `None` where one is gone.
+    pub(in crate::rdma) fn ports_from(&self, place: usize) -> Vec<Option<Arc<dyn Port>>> {
+        let ports = self.ports.iter().skip(place);
+        ports.map(|open| open.port.clone()).collect()
     }
 }

@@ -181,18 +181,21 @@ impl Adapter {
         unsafe { BorrowedFd::borrow_raw((*self.context).async_fd) }
     }
 
-    /// Takes all events out of the completion channel and asks for the next.
-    pub(super) fn arm(&self) {
+    /// Takes one event out of the completion channel, if there is one.
+    pub(super) fn take_completion_event(&self) {
         let (mut cq, mut cq_context) = (ptr::null_mut(), ptr::null_mut());
-        let mut events = 0;
         // SAFETY: channel and queue are open; the channel does not block.
         unsafe {
-            while (self.library.get_cq_event)(self.channel, &raw mut cq, &raw mut cq_context) == 0 {
-                events += 1;
+            if (self.library.get_cq_event)(self.channel, &raw mut cq, &raw mut cq_context) == 0 {
+                (self.library.ack_cq_events)(self.cq, 1);
             }
-            if events > 0 {
-                (self.library.ack_cq_events)(self.cq, events);
-            }
+        }
+    }
+
+    /// Asks for an event with the next completion.
+    pub(super) fn arm(&self) {
+        // SAFETY: context and queue are open.
+        unsafe {
             // Not only for solicited ones: who waits for room waits for our own posts.
             if let Some(request) = (*self.context).ops.req_notify_cq {
                 // A device that is gone refuses. Its event descriptor tells.
@@ -303,6 +306,8 @@ unsafe fn raise(fd: &mut c_int) {
     // Where it could not be moved it must not go to what the program executes, either.
     let _ = rustix::io::fcntl_setfd(&raised, rustix::io::FdFlags::CLOEXEC);
     owner::remember(raised.as_raw_fd());
+    // libibverbs closes it.
+    fds::forget(raised.as_raw_fd());
     *fd = raised.into_raw_fd();
 }
 

@@ -32,6 +32,7 @@ pub fn after_fork_in_child() {
     for slot in &DESCRIPTORS {
         let fd = slot.swap(-1, Ordering::Relaxed);
         if fd >= 0 {
+            crate::fds::forget(fd);
             // SAFETY: the parent's port had this number open at the time of the fork. The child
             // does not use its copy of the port.
             unsafe { rustix::io::close(fd) };

@@ -179,6 +179,11 @@ impl Port for VerbsPort {
         self.adapter.completion_fd()
     }
 
+    fn take_event(&self) {
+        let _errno = KeepErrno::new();
+        self.adapter.take_completion_event();
+    }
+
     fn arm(&self) {
         let _errno = KeepErrno::new();
         self.adapter.arm();

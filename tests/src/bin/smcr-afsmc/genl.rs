@@ -18,15 +18,26 @@ const GET_FAMILY: u8 = 3;
 const FAMILY_ID: u16 = 1;
 const FAMILY_NAME: u16 = 2;
 
-/// The kernel's family for SMC: its command "add UEID" and the attribute that has it.
+/// The kernel's family for SMC: its commands "add UEID" and "remove UEID", and the attribute that
+/// has it.
 const SMC_FAMILY: &str = "SMC_GEN_NETLINK";
 const ADD_UEID: u8 = 10;
+const REMOVE_UEID: u8 = 11;
 const UEID: u16 = 1;
 /// A UEID on the wire: padded with blanks.
 const UEID_LENGTH: usize = 32;
 
 /// Adds a UEID; one that is there already is fine.
 pub(crate) fn add_ueid(name: &str) -> Result<()> {
+    about_ueid(ADD_UEID, name, libc::EEXIST)
+}
+
+/// Removes a UEID; one that is not there is fine.
+pub(crate) fn remove_ueid(name: &str) -> Result<()> {
+    about_ueid(REMOVE_UEID, name, libc::ENOENT)
+}
+
+fn about_ueid(command: u8, name: &str, fine: i32) -> Result<()> {
     ensure!(
         !name.is_empty() && name.len() <= UEID_LENGTH,
         "a UEID has 1 to {UEID_LENGTH} characters"
@@ -34,10 +45,10 @@ pub(crate) fn add_ueid(name: &str) -> Result<()> {
     let mut socket = open()?;
     let family = family(&mut socket, SMC_FAMILY)?;
     let text = format!("{name:<UEID_LENGTH$}\0");
-    request(&mut socket, family, ADD_UEID, UEID, text.as_bytes())?;
+    request(&mut socket, family, command, UEID, text.as_bytes())?;
     match answer(&mut socket)? {
         Answer::Done => Ok(()),
-        Answer::Refused(libc::EEXIST) => Ok(()),
+        Answer::Refused(errno) if errno == fine => Ok(()),
         Answer::Refused(errno) => bail!("{}", io::Error::from_raw_os_error(errno)),
         Answer::Message(_) => bail!("an answer that was not asked for"),
     }

@@ -2,6 +2,7 @@
 //!
 //! - `ueid NAME`: the user-defined EID by which SMC-Rv2 peers recognise each other. Without one
 //!   Linux offers no SMC-Rv2, and with RoCEv2 there is nothing else.
+//! - `no-ueid NAME`: takes it away again.
 //! - `echo-server ADDRESS PORT`: accepts one connection, sends back what comes, ends at its end.
 //! - `echo-client ADDRESS PORT BYTES`: sends and checks what comes back.
 
@@ -19,11 +20,12 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let result = match words[..] {
         ["ueid", name] => genl::add_ueid(name),
+        ["no-ueid", name] => genl::remove_ueid(name),
         ["echo-server", address, port] => parse(address, port).and_then(serve),
         ["echo-client", address, port, bytes] => parse(address, port)
             .and_then(|to| talk(to, bytes.parse().context("BYTES is not a number")?)),
         _ => Err(anyhow::anyhow!(
-            "ueid NAME | echo-server ADDRESS PORT | echo-client ADDRESS PORT BYTES"
+            "ueid NAME | no-ueid NAME | echo-server ADDRESS PORT | echo-client ADDRESS PORT BYTES"
         )),
     };
     match result {

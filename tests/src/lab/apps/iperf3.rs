@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::{Ran, drive, megabits, strace};
-use crate::lab::{Cmd, Pair, Under};
+use crate::lab::{Cmd, Ends, Pair};
 
 const PORT: u16 = 5201;
 
@@ -22,7 +22,7 @@ pub enum Way {
 }
 
 /// Sends for some seconds over some streams, from the client to the server. Figure: the rate.
-pub fn run(pair: &Pair, under: Under, seconds: u32, streams: u32) -> Result<Ran> {
+pub fn run(pair: &Pair, under: impl Into<Ends>, seconds: u32, streams: u32) -> Result<Ran> {
     let load = Load {
         seconds,
         streams,
@@ -61,7 +61,8 @@ impl Default for Load {
 impl Load {
     /// Sends it. Figure: the rate of each direction. Returns the first one's in bytes per second,
     /// too.
-    pub fn run(self, pair: &Pair, under: Under) -> Result<(Ran, f64)> {
+    pub fn run(self, pair: &Pair, under: impl Into<Ends>) -> Result<(Ran, f64)> {
+        let ends = under.into();
         let Self {
             seconds,
             streams,
@@ -69,7 +70,9 @@ impl Load {
             call,
             counted,
         } = self;
-        let server = under.line(&format!("iperf3 --server --one-off --port {PORT}"));
+        let server = ends
+            .server
+            .line(&format!("iperf3 --server --one-off --port {PORT}"));
         let mut server = pair.server.spawn(server)?;
         pair.server.wait_for_listener(PORT)?;
         let flag = match way {
@@ -77,7 +80,7 @@ impl Load {
             Way::Down => "--reverse",
             Way::Both => "--bidir",
         };
-        let client = under.line(&format!(
+        let client = ends.client.line(&format!(
             "iperf3 --json --client {} --port {PORT} --time {seconds} --parallel {streams} \
          --length {call} {flag}",
             pair.server.address()
@@ -88,7 +91,7 @@ impl Load {
             client
         };
         let deadline = Duration::from_secs(u64::from(seconds) * 3 + 40);
-        let (finished, sight) = drive(pair, under, &mut server, Cmd::new(client), deadline)?;
+        let (finished, sight) = drive(pair, ends, &mut server, Cmd::new(client), deadline)?;
         let title = match (way, streams) {
             (Way::Up, 1) => "iperf3".to_owned(),
             (Way::Up, _) => format!("iperf3 -P {streams}"),

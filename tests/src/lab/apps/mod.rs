@@ -1,6 +1,7 @@
 //! Real programs between the guests, over plain TCP or under the library.
 //!
-//! Every runner takes an [`Under`], so that the same work is one argument away from the library.
+//! Every runner takes an [`Under`](super::Under), or one for each end ([`Ends`]), so that the same work
+//! is one argument away from the library, and from Linux's own SMC-R.
 //! The sizes are for emulated processors: TCP carries some 200 Mbit/s there.
 
 pub mod iperf3;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::counters::Traffic;
-use super::library::{Sight, Under};
+use super::library::{Ends, Sight, Under};
 use super::pair::Pair;
 use super::{Cmd, Process};
 use crate::scenario::process::Finished;
@@ -50,16 +51,16 @@ impl Ran {
 /// Runs a client against a server that is up already, looks at both, and stops the server.
 fn drive(
     pair: &Pair,
-    under: Under,
+    ends: Ends,
     server: &mut Process,
     client: Cmd,
     deadline: Duration,
 ) -> Result<(Finished, Option<Sight>)> {
     let finished = pair.client.run(client, deadline)?;
     // What a process counted is kept for some seconds.
-    let sight = match under {
-        Under::Tcp => None,
-        Under::Library => Some(Sight::of(pair)?),
+    let sight = match ends.have(Under::Library) {
+        true => Some(Sight::of(pair)?),
+        false => None,
     };
     let served = server.stop()?;
     if !finished.status.success() {

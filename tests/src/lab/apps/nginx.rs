@@ -6,14 +6,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::{Ran, drive, megabits};
-use crate::lab::{Cmd, Pair, Under, kernel, quote};
+use crate::lab::{Cmd, Ends, Pair, kernel, quote};
 use crate::scenario::apps::fill;
 use crate::scenario::process::Program;
 
 const PORT: u16 = 8080;
 
 /// Fetches a file of so many MiB. Figure: the rate.
-pub fn run(pair: &Pair, under: Under, mebibytes: usize) -> Result<Ran> {
+pub fn run(pair: &Pair, under: impl Into<Ends>, mebibytes: usize) -> Result<Ran> {
+    let ends = under.into();
     let file = data(mebibytes)?;
     let sum = sha256(&file)?;
     let directory = file.parent().context("it lies in a directory")?;
@@ -32,18 +33,20 @@ pub fn run(pair: &Pair, under: Under, mebibytes: usize) -> Result<Ran> {
     );
     pair.server.write_file("/tmp/nginx.conf", configuration)?;
     pair.server.sh("rm -f /tmp/nginx.error")?;
-    let server = under.line("nginx -e /tmp/nginx.error -p /tmp -c /tmp/nginx.conf");
+    let server = ends
+        .server
+        .line("nginx -e /tmp/nginx.error -p /tmp -c /tmp/nginx.conf");
     let mut server = pair.server.spawn(server)?;
     pair.server.wait_for_listener(PORT)?;
     let url = format!("http://{}:{PORT}/{mebibytes}MiB", pair.server.address());
-    let curl = under.line(&format!(
+    let curl = ends.client.line(&format!(
         "curl --noproxy '*' --silent --show-error --fail --write-out '%{{stderr}}%{{time_total}}\\n' {}",
         quote(&url)
     ));
     // The shell's status is that of the last program; without the file the sum is wrong.
     let client = Cmd::new(format!("{curl} | sha256sum"));
     let deadline = Duration::from_secs(60 + mebibytes as u64 / 2);
-    let (finished, sight) = drive(pair, under, &mut server, client, deadline)?;
+    let (finished, sight) = drive(pair, ends, &mut server, client, deadline)?;
     if finished.stdout.split_whitespace().next() != Some(sum.as_str()) {
         bail!("curl received another file than nginx sent ({sum}): {finished}");
     }

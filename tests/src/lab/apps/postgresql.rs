@@ -45,7 +45,7 @@ pub fn run(pair: &Pair, under: Under, transactions: u32, clients: u32) -> Result
         .success()?;
     let client = pgbench(&format!("-n -S -c {clients} -t {transactions}"));
     let deadline = Duration::from_secs(120);
-    let (finished, sight) = drive(pair, under, &mut server, Cmd::new(client), deadline)?;
+    let (finished, sight) = drive(pair, under.into(), &mut server, Cmd::new(client), deadline)?;
     let text = &finished.stdout;
     let (rate, latency) = parse(text).with_context(|| format!("pgbench says:\n{text}"))?;
     let failed = number_after(text, "failed transactions:").unwrap_or(0.0);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::{Ran, drive};
-use crate::lab::{Cmd, Pair, Under};
+use crate::lab::{Cmd, Ends, Pair};
 
 const PORT: u16 = 6379;
 
@@ -13,31 +13,32 @@ const PORT: u16 = 6379;
 const VALUE: u32 = 64;
 
 /// So many SETs, then as many GETs, from so many clients. Figures: operations per second.
-pub fn run(pair: &Pair, under: Under, requests: u32, clients: u32) -> Result<Ran> {
+pub fn run(pair: &Pair, under: impl Into<Ends>, requests: u32, clients: u32) -> Result<Ran> {
     pipelined(pair, under, requests, clients, 1)
 }
 
 /// The same with so many requests under way at a time for each client.
 pub fn pipelined(
     pair: &Pair,
-    under: Under,
+    under: impl Into<Ends>,
     requests: u32,
     clients: u32,
     pipeline: u32,
 ) -> Result<Ran> {
-    let server = under.line(&format!(
+    let ends = under.into();
+    let server = ends.server.line(&format!(
         "redis-server --save '' --appendonly no --protected-mode no --bind {} --port {PORT}",
         pair.server.address()
     ));
     let mut server = pair.server.spawn(server)?;
     pair.server.wait_for_listener(PORT)?;
-    let client = under.line(&format!(
+    let client = ends.client.line(&format!(
         "redis-benchmark -h {} -p {PORT} --csv -t set,get -n {requests} -c {clients} \
          -P {pipeline} -d {VALUE}",
         pair.server.address()
     ));
     let deadline = Duration::from_secs(120);
-    let (finished, sight) = drive(pair, under, &mut server, Cmd::new(client), deadline)?;
+    let (finished, sight) = drive(pair, ends, &mut server, Cmd::new(client), deadline)?;
     let mut figures = Vec::new();
     for test in ["SET", "GET"] {
         let rate = rate(&finished.stdout, test)?;

@@ -21,6 +21,10 @@ pub(super) fn run(pair: &mut Pair) -> Result<()> {
             if attempts == ATTEMPTS {
                 return Err(error);
             }
+            pair.note(
+                format!("attempt {attempts}"),
+                error.root_cause().to_string(),
+            );
             attempts += 1;
         }
         pair.note("attempts", attempts.to_string());

@@ -135,6 +135,12 @@ pub const ALL: &[Scenario] = &[
     )
     .modules(&["smc", "smc_diag"]),
     Scenario::new(
+        "tcp-option-cases",
+        tcp_option::all_cases,
+        "the TCP option alone, in a guest's kernel: who learns what, case by case",
+    )
+    .on_request(),
+    Scenario::new(
         "rdma-iperf3",
         rdma_iperf3::run,
         "iperf3 under the library: one stream, four, the other way, both ways",
@@ -252,9 +258,33 @@ pub const ALL: &[Scenario] = &[
     )
     .modules(kernel_peer::MODULES),
     Scenario::new(
+        "interop-rates",
+        interop::rates,
+        "the library, Linux's own SMC-R and TCP side by side: round trip, rate, connections",
+    )
+    .modules(kernel_peer::MODULES)
+    .bulk()
+    .on_request(),
+    Scenario::new(
         "interop-data",
         interop::data,
         "the same: bulk data, ping-pong, a reader that stops, urgent data",
+    )
+    .modules(kernel_peer::MODULES)
+    .bulk()
+    .on_request(),
+    Scenario::new(
+        "interop-bulk",
+        interop::bulk,
+        "the same: 256 MiB and 1 GiB, each way and both ways at once",
+    )
+    .modules(kernel_peer::MODULES)
+    .bulk()
+    .on_request(),
+    Scenario::new(
+        "interop-programs",
+        interop::programs,
+        "iperf3, redis, nginx and curl, one end over Linux's own SMC-R",
     )
     .modules(kernel_peer::MODULES)
     .bulk()
@@ -276,6 +306,21 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("interop-kill", interop::kill, "the same: one end is killed")
         .modules(kernel_peer::MODULES)
         .on_request(),
+    Scenario::new(
+        "interop-pause",
+        interop::pause,
+        "the same: a guest stands still for 1 s and for 60 s",
+    )
+    .modules(kernel_peer::MODULES)
+    .bulk()
+    .on_request(),
+    Scenario::new(
+        "interop-decline",
+        interop::declines,
+        "the same: what is declined in each phase, SYN cookies, RoCE lost",
+    )
+    .modules(kernel_peer::MODULES)
+    .on_request(),
     Scenario::new(
         "interop-device",
         interop::device,

@@ -89,7 +89,7 @@ fn messages(pair: &mut Pair) -> Result<()> {
         let calls = strace::calls(&pair.client)?;
         // Under the library it is known how many went out.
         let sent = match under {
-            Under::Tcp => calls_of(&calls, "sendto") + calls_of(&calls, "write"),
+            Under::Tcp | Under::Linux => calls_of(&calls, "sendto") + calls_of(&calls, "write"),
             Under::Library => {
                 let client = Sight::of(pair)?.without(&before).client;
                 client.counter("closed-sent-rdma") / load::MESSAGE
@@ -158,6 +158,7 @@ fn note_calls(pair: &mut Pair, what: &str, under: Under, calls: &[(String, u64)]
     let under = match under {
         Under::Tcp => "TCP",
         Under::Library => "the library",
+        Under::Linux => "Linux's SMC-R",
     };
     pair.note(format!("system calls, {what}, {under}"), text);
 }

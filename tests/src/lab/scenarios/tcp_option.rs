@@ -9,6 +9,9 @@ use crate::scenario::paths;
 
 const SMALL: Duration = Duration::from_secs(60);
 
+/// For the cases of one kernel, all together.
+const ALL: Duration = Duration::from_secs(400);
+
 /// Who listens, who connects; what the two print. `e2d4c3d9` is how a CLC message begins,
 /// `64617461` what the program sends.
 const CASES: [(&str, &str, &str, &str); 7] = [
@@ -49,6 +52,21 @@ pub(super) fn run(pair: &mut Pair) -> Result<()> {
         guest.sh(format!("{tool} detach"))?;
     }
     result
+}
+
+/// The tests of `smcr-option` in a kernel of the lab.
+pub(super) fn all_cases(pair: &mut Pair) -> Result<()> {
+    let tests = quote(&paths::option_cases()?.display().to_string());
+    let finished = pair.server.run(tests, ALL)?.success()?;
+    let result = finished.stdout.lines().rfind(|l| l.starts_with("test "));
+    let result = result.context("it says nothing")?;
+    // Where the programs cannot be loaded it skips all, and succeeds.
+    ensure!(
+        result.contains(" 0 failed; 0 ignored") && !result.contains(" 0 passed"),
+        "{finished}"
+    );
+    pair.note("cases", result);
+    Ok(())
 }
 
 fn cases(pair: &mut Pair) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use super::pair::*;
 use super::*;
+use crate::handshake::link::{CLIENT_DECLINES, SERVER_DECLINES};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -207,6 +208,58 @@ fn after_a_timeout_the_peer_goes_first() {
     }
 }
 
+/// Linux declines by itself when its own timers have run out, and its program would get a Decline
+/// of ours that crosses that one: a late one never goes out. The peer's is taken for longer.
+#[test]
+fn a_late_decline_is_never_sent() {
+    let link = Timeouts::default().link;
+    for (side, last) in [
+        (Side::Client, CLIENT_DECLINES),
+        (Side::Server, SERVER_DECLINES),
+    ] {
+        for reason in [Reason::LinkFailed, Reason::LinkTimeout] {
+            for late in [Duration::ZERO, SECOND, 3 * SECOND] {
+                let late_pair = || {
+                    let mut pair = Pair::linking(usize::MAX);
+                    let give_up = pair.now + link;
+                    pair.now += last + late;
+                    pair.failed(side, reason);
+                    assert_eq!(pair.deadline(side), Some(give_up));
+                    pair.now = give_up - SECOND;
+                    pair.timeout(side).unwrap();
+                    pair.send();
+                    assert!(pair.to_client.is_empty() && pair.to_server.is_empty());
+                    pair
+                };
+                let mut pair = late_pair();
+                assert_eq!(pair.bytes(side, DECLINE_V2), Ok(DECLINE_V2.len()));
+                assert_eq!(pair.phase(side), Phase::Tcp);
+                let mut pair = late_pair();
+                pair.now += SECOND;
+                let error = HandshakeError::Link(reason);
+                assert_eq!(pair.timeout(side), Err(error));
+                pair.run_one(side);
+            }
+        }
+        // A timer that runs out early, and a peer that then says nothing while we might decline.
+        let mut pair = Pair::linking(usize::MAX);
+        let give_up = pair.now + link;
+        pair.now += last - SECOND / 2;
+        pair.failed(side, Reason::LinkTimeout);
+        pair.now += SECOND;
+        pair.timeout(side).unwrap();
+        pair.send();
+        assert!(pair.to_client.is_empty() && pair.to_server.is_empty());
+        assert_eq!(pair.deadline(side), Some(give_up));
+        // And in time.
+        let mut pair = Pair::linking(usize::MAX);
+        pair.now += last - SECOND / 2;
+        pair.failed(side, Reason::LinkFailed);
+        pair.run();
+        assert_eq!(*pair.last_event(side.other()), declined(Reason::LinkFailed));
+    }
+}
+
 /// An owner that never tells how LLC went does not hang the connection.
 #[test]
 fn the_link_phase_is_bounded() {
@@ -219,16 +272,14 @@ fn the_link_phase_is_bounded() {
         let error = HandshakeError::Link(Reason::LinkTimeout);
         assert_eq!(pair.timeout(side), Err(error));
     }
-    let mut pair = Pair::linking(usize::MAX);
-    pair.now += link;
-    pair.client.handle_timeout(pair.now).unwrap();
-    pair.run();
-    assert_eq!(
-        *pair.last_event(Side::Server),
-        declined(Reason::LinkTimeout)
-    );
-    pair.wait(SECOND);
-    pair.assert_tcp();
+    for side in SIDES {
+        // A Decline would come too late by far.
+        let mut pair = Pair::linking(usize::MAX);
+        pair.now += link;
+        let error = HandshakeError::Link(Reason::LinkTimeout);
+        assert_eq!(pair.timeout(side), Err(error));
+        pair.run_one(side);
+    }
     // Half a Decline prolongs it once, and leaves no way back.
     let mut pair = Pair::linking(usize::MAX);
     assert_eq!(pair.bytes(Side::Client, &DECLINE_V2[..20]), Ok(20));

@@ -133,21 +133,26 @@ fn next_works(pair: &Pair) -> Result<()> {
 /// What goes wrong, and how it is tried.
 type Case = (&'static str, fn(&mut Pair) -> Result<()>);
 
-/// Runs cases under the library, and says which one failed.
+/// Runs cases under the library, and says which one failed. `SMCR_LAB_CASE` is part of the names of
+/// those to run, `SMCR_LAB_REPEAT` how often each.
 fn run_cases(pair: &mut Pair, cases: &[Case]) -> Result<()> {
     Library::start(pair)?;
     let only = std::env::var("SMCR_LAB_CASE").unwrap_or_default();
+    let repeat = std::env::var("SMCR_LAB_REPEAT").ok();
+    let repeat = repeat.and_then(|times| times.parse().ok()).unwrap_or(1);
+    for guest in [&pair.server, &pair.client] {
+        guest.sh("echo module rdma_rxe +p >/sys/kernel/debug/dynamic_debug/control")?;
+    }
     let mut failed = Vec::new();
-    for (name, case) in cases {
-        if !name.contains(&only) {
-            continue;
-        }
+    let wanted = cases.iter().filter(|(name, _)| name.contains(&only));
+    for (name, case) in wanted.flat_map(|case| std::iter::repeat_n(case, repeat)) {
         let began = std::time::Instant::now();
         for guest in [&pair.server, &pair.client] {
             Library::begin_log(guest)?;
+            guest.sh("dmesg --clear")?;
         }
         let ran = case(pair);
-        let ran = Library::explain(pair, ran);
+        let ran = Library::explain(pair, explain_by_kernel(pair, ran));
         println!("  case {name:?}: {:.0} s", began.elapsed().as_secs_f64());
         if let Err(error) = ran {
             println!("  {name} FAILED: {error:#}");
@@ -158,7 +163,23 @@ fn run_cases(pair: &mut Pair, cases: &[Case]) -> Result<()> {
     Ok(())
 }
 
-/// The other guest.
+/// Adds to an error what soft RoCE has to say.
+fn explain_by_kernel<T>(pair: &Pair, outcome: Result<T>) -> Result<T> {
+    outcome.map_err(|error| {
+        let mut text = String::new();
+        for guest in [&pair.server, &pair.client] {
+            let log = guest.sh("dmesg | grep -v timer | tail -n 20");
+            text += &format!(
+                "-- the kernel in the {}:\n{}\n",
+                guest.name(),
+                log.unwrap_or_default()
+            );
+        }
+        error.context(text)
+    })
+}
+
+/// The guest at this end.
 fn guests(pair: &mut Pair, is_server: bool) -> &mut Guest {
     match is_server {
         true => &mut pair.server,

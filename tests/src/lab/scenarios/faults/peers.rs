@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::{Both, gone_within, next_works, run_cases};
 use crate::lab::Pair;
@@ -23,10 +23,8 @@ pub(in super::super) fn run(pair: &mut Pair) -> Result<()> {
             ("killed while it sends", killed_sending),
             ("killed while the other sends", killed_receiving),
             ("stopped for 1 s", stopped_shortly),
-            ("stopped for 40 s, idle", |pair| stopped(pair, false)),
-            ("stopped for 40 s while the other sends", |pair| {
-                stopped(pair, true)
-            }),
+            ("stopped for 40 s, idle", stopped_idle),
+            ("stopped for 120 s while the other sends", stopped_full),
         ],
     )
 }
@@ -94,20 +92,33 @@ fn stopped_shortly(pair: &mut Pair) -> Result<()> {
 }
 
 /// Longer than TEST LINK waits: its adapter answers, so it is there, as over TCP.
-fn stopped(pair: &mut Pair, sending: bool) -> Result<()> {
+fn stopped_idle(pair: &mut Pair) -> Result<()> {
     let mut both = Both::over_rdma(pair)?;
-    let transfer = if sending { 4 << 20 } else { 1 };
-    let receive = both.server.tell(&format!("recv {transfer}"))?;
+    let receive = both.server.tell("recv 1")?;
     std::thread::sleep(Duration::from_millis(300));
     both.server.process().kill(libc::SIGSTOP)?;
-    let wait = sending.then(|| both.client.tell(&format!("send {transfer}")));
     std::thread::sleep(Duration::from_secs(40));
-    let wait = match wait {
-        Some(wait) => wait?,
-        None => both.client.tell("send 1")?,
-    };
+    let send = both.client.tell("send 1")?;
+    goes_on(pair, both, send, receive)
+}
+
+/// More is sent than the buffers take. Nobody gives up by itself, as over TCP.
+fn stopped_full(pair: &mut Pair) -> Result<()> {
+    const WAITING: usize = 4 << 20;
+    let mut both = Both::over_rdma(pair)?;
+    let receive = both.server.tell(&format!("recv {WAITING}"))?;
+    std::thread::sleep(Duration::from_millis(300));
+    both.server.process().kill(libc::SIGSTOP)?;
+    let send = both.client.tell(&format!("send {WAITING}"))?;
+    if let Some(sent) = both.client.look(send, Duration::from_secs(120))? {
+        bail!("send() to a stopped peer: {sent}");
+    }
+    goes_on(pair, both, send, receive)
+}
+
+fn goes_on(pair: &mut Pair, mut both: Both, send: usize, receive: usize) -> Result<()> {
     both.server.process().kill(libc::SIGCONT)?;
-    let sent = both.client.answer(wait, LONG).context("the sender")?;
+    let sent = both.client.answer(send, LONG).context("the sender")?;
     let received = both
         .server
         .answer(receive, LONG)
@@ -116,5 +127,6 @@ fn stopped(pair: &mut Pair, sending: bool) -> Result<()> {
     ensure!(sent.is_one_of(&["sent"]), "send: {sent}");
     ensure!(received.is_one_of(&["received"]), "recv: {received}");
     both.exchange()?;
+    both.expect_mode(pair, "rdma")?;
     next_works(pair)
 }

@@ -13,6 +13,7 @@ pub(in super::super) fn run(pair: &mut Pair) -> Result<()> {
         pair,
         &[
             ("the process ends behind its bytes", last_bytes),
+            ("ended by a signal behind its bytes", signalled),
             ("a child for each connection", |pair| served(pair, "fork")),
             ("workers that share a listener", |pair| {
                 served(pair, "prefork")
@@ -44,6 +45,24 @@ fn last_bytes(pair: &mut Pair) -> Result<()> {
             }
         }
     }
+    next_works(pair)
+}
+
+/// Nothing of the library runs when a signal ends the process: what its peer had no room for is
+/// lost, and the peer is told so by a stream that ends early.
+fn signalled(pair: &mut Pair) -> Result<()> {
+    const SENT: usize = 1 << 20;
+    let mut both = Both::over_rdma(pair)?;
+    let send = both.client.tell(&format!("send {SENT}"))?;
+    // The other does not read yet: the buffers of both ends are full.
+    std::thread::sleep(Duration::from_secs(2));
+    both.client.process().kill(libc::SIGTERM)?;
+    let received = both.server.ask("until-end")?;
+    let sent = both.client.look(send, Duration::ZERO)?;
+    let sent = sent.map_or_else(|| "send() was blocked".to_owned(), |sent| sent.to_string());
+    pair.note("ended by SIGTERM", format!("{received}; {sent}"));
+    let words: Vec<&str> = [&["END"], GONE].concat();
+    ensure!(received.is_one_of(&words), "{received}");
     next_works(pair)
 }
 

@@ -14,6 +14,7 @@ pub(in super::super) fn run(pair: &mut Pair) -> Result<()> {
             ("the library at the server only", server_only),
             ("no port has the PNETID, client", pnet_client),
             ("no port has the PNETID, server", pnet_server),
+            ("no port has the PNETID, both", pnet_both),
             ("UEIDs that do not match", ueids),
         ],
     );
@@ -62,6 +63,17 @@ fn pnet_server(pair: &mut Pair) -> Result<()> {
     without_port(pair, true)?;
     let both = Both::connect(pair, Under::Library, Under::Library)?;
     both.expect_reasons(pair, "no-rdma-device", "peer-declined")?;
+    drop(both);
+    Library::install(pair, CONFIGURED)?;
+    next_works(pair)
+}
+
+/// The client does not ask, so it looks as where the client alone has none.
+fn pnet_both(pair: &mut Pair) -> Result<()> {
+    without_port(pair, false)?;
+    without_port(pair, true)?;
+    let both = Both::connect(pair, Under::Library, Under::Library)?;
+    both.expect_reasons(pair, "peer-no-smc", "no-rdma-device")?;
     drop(both);
     Library::install(pair, CONFIGURED)?;
     next_works(pair)

@@ -78,6 +78,46 @@ pub(super) const DATA: &[Case] = &[
     .together(),
 ];
 
+/// 1 GiB, at which the cursors have wrapped often; 256 MiB for those who have less time.
+pub(super) const BULK: &[Case] = &[
+    Case::new(
+        "256 MiB to the listener",
+        "send:268435456,shut,eof",
+        "recv:268435456,eof",
+    )
+    .within(600),
+    Case::new(
+        "256 MiB to the caller",
+        "recv:268435456,eof",
+        "send:268435456,shut,eof",
+    )
+    .within(600),
+    Case::new(
+        "256 MiB both ways at once",
+        "both:268435456,shut,eof",
+        "both:268435456,shut,eof",
+    )
+    .within(900),
+    Case::new(
+        "1 GiB to the listener",
+        "send:1073741824,shut,eof",
+        "recv:1073741824,eof",
+    )
+    .within(1800),
+    Case::new(
+        "1 GiB to the caller",
+        "recv:1073741824,eof",
+        "send:1073741824,shut,eof",
+    )
+    .within(1800),
+    Case::new(
+        "1 GiB both ways at once",
+        "both:1073741824,shut,eof",
+        "both:1073741824,shut,eof",
+    )
+    .within(2400),
+];
+
 /// The reader stands before the urgent byte when it comes, and takes it by `MSG_OOB`. Linux's own
 /// reader never moves on then, whoever sends: its cursor stays before the byte, and the sender may
 /// not write before that has passed (`smc_rx_recv_urg` skips the byte only where other data are

@@ -4,19 +4,13 @@ use anyhow::{Context, Result, ensure};
 
 use super::faults::{bring_back, remove};
 use crate::lab::interop::{Bench, CONFIGURATION, Caller, Case};
-use crate::lab::{Library, Pair};
+use crate::lab::{Library, Pair, kernel_peer};
 
-const ECHO: Case = Case::new("echo", "both:300000,shut,eof", "echo");
-
-/// Where the kernel says why it fell back.
-const TRACE: &str = "/sys/kernel/tracing";
+pub(super) const ECHO: Case = Case::new("echo", "both:300000,shut,eof", "echo");
 
 /// Reasons with net/smc loaded: no UEID in common, no device, another release.
 pub(in super::super) fn no_device(pair: &mut Pair) -> Result<()> {
     let mut bench = Bench::new(pair)?;
-    bench.pair.server.sh(format!(
-        "echo 1 >{TRACE}/events/smc/smc_switch_to_fallback/enable"
-    ))?;
     for caller in Caller::BOTH {
         bench.cell("no UEID in common", caller, |bench| {
             Library::install(bench.pair, "ueid = SOMETHING-ELSE\n")?;
@@ -68,20 +62,12 @@ pub(in super::super) fn no_smc(pair: &mut Pair) -> Result<()> {
 }
 
 /// An echo that has to go over TCP; says what both ends give as the reason.
-fn over_tcp(bench: &mut Bench<'_>, caller: Caller) -> Result<String> {
-    bench.pair.server.sh(format!("echo >{TRACE}/trace"))?;
+pub(super) fn over_tcp(bench: &mut Bench<'_>, caller: Caller) -> Result<String> {
+    kernel_peer::begin_fallbacks(&bench.pair.server)?;
     let seen = bench.talk(caller, &ECHO)?;
     let reason = reason(&seen)?;
-    let trace = bench
-        .pair
-        .server
-        .sh(format!("grep -v '^#' {TRACE}/trace; true"))?;
-    let kernel = trace
-        .lines()
-        .filter_map(|line| line.split_once("rsn=").map(|(_, code)| code.trim()))
-        .next()
-        .context("the kernel traced no fallback")?;
-    let kernel: u32 = kernel.parse().context("the kernel's reason")?;
+    let kernel = kernel_peer::fallbacks(&bench.pair.server)?;
+    let kernel = kernel.first().context("the kernel traced no fallback")?;
     Ok(format!(
         "{:.2} s; library: {reason}; kernel: {kernel:#010x}",
         seen.time.as_secs_f64()

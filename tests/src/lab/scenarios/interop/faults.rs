@@ -40,7 +40,7 @@ pub(in super::super) fn kill(pair: &mut Pair) -> Result<()> {
             let mut running = open(bench, caller, &HELD)?;
             running.kernel.kill(libc::SIGKILL)?;
             let begun = Instant::now();
-            let finished = ended(&mut running.library, PATIENCE)?;
+            let finished = ended(&mut running.library, PATIENCE)?.success()?;
             let time = begun.elapsed().as_secs_f64();
             Ok(format!(
                 "library: {} after {time:.1} s",
@@ -64,7 +64,7 @@ pub(in super::super) fn device(pair: &mut Pair) -> Result<()> {
             let kernel = running.kernel.wait(PATIENCE);
             let kernel_time = begun.elapsed().as_secs_f64();
             bring_back(&bench.pair.server)?;
-            let library = library.context("library")?;
+            let library = library.context("library")?.success()?;
             let kernel = kernel.context("kernel")?.success()?;
             Ok(format!(
                 "library: {} after {library_time:.1} s; \
@@ -84,7 +84,7 @@ pub(in super::super) fn device(pair: &mut Pair) -> Result<()> {
             let kernel = running.kernel.wait(PATIENCE);
             removal.wait(Duration::from_secs(20)).context("removal")?;
             bring_back(&bench.pair.client)?;
-            library.context("library")?;
+            library.context("library")?.success()?;
             kernel.context("kernel")?.success()?;
             let waits = if waits {
                 "waits for"
@@ -132,10 +132,10 @@ pub(super) fn bring_back(guest: &Guest) -> Result<()> {
 }
 
 /// The end of the library's program, which waits to be let go.
-fn ended(library: &mut Process, patience: Duration) -> Result<Finished> {
+pub(super) fn ended(library: &mut Process, patience: Duration) -> Result<Finished> {
     library.wait_for(" done, ", patience)?;
     library.close_stdin()?;
-    library.wait(Duration::from_secs(20))?.success()
+    library.wait(Duration::from_secs(20))
 }
 
 fn found(stdout: &str) -> Result<&str> {

@@ -1,8 +1,13 @@
 //! Linux's own SMC-R as the library's peer. `rfc7609-notes/interop.md` has the matrix.
 
 mod cases;
+mod declines;
 mod fallback;
 mod faults;
+mod pause;
+mod programs;
+mod rates;
+mod side_by_side;
 
 use std::time::Duration;
 
@@ -11,8 +16,12 @@ use anyhow::{Result, ensure};
 use crate::lab::interop::{Bench, Caller, Case};
 use crate::lab::{Decoded, Pair};
 
+pub(super) use declines::run as declines;
 pub(super) use fallback::{no_device, no_smc};
 pub(super) use faults::{device, kill};
+pub(super) use pause::run as pause;
+pub(super) use programs::run as programs;
+pub(super) use rates::run as rates;
 
 /// The first contact of the capture: the library calls. Linux' LLC messages are shown in capitals,
 /// since tshark does not know them, and ours as tshark has them. No second link is offered.
@@ -46,6 +55,11 @@ pub(super) fn data(pair: &mut Pair) -> Result<()> {
         .pair
         .note("urgent byte alone, Linux at both ends", linux?);
     bench.finish()
+}
+
+/// Data for minutes.
+pub(super) fn bulk(pair: &mut Pair) -> Result<()> {
+    run(pair, cases::BULK)
 }
 
 /// The ends of connections in all orders.
