@@ -310,6 +310,7 @@ impl State {
             if group.tokens.is_empty() {
                 group.became_idle(now);
                 self.due = earlier(self.due, group.next_timeout());
+                self.end_spare_groups(now);
             }
         }
     }
@@ -347,12 +348,11 @@ impl State {
             }
         }
         self.pump_all(now);
-        self.end_spare_groups(now);
         self.due = self.first_deadline();
     }
 
     /// Ends those idle groups that are too many: the ones that were so for longest.
-    fn end_spare_groups(&mut self, now: Instant) {
+    pub(super) fn end_spare_groups(&mut self, now: Instant) {
         let idle = self.groups.values();
         let mut idle: Vec<_> = idle
             .filter_map(|group| Some((group.idle_since()?, group.id)))

@@ -212,6 +212,7 @@ impl State {
         self.ports[group.port]
             .send_buffers
             .give_back(&prepared.send_buffer);
+        self.end_spare_groups(Instant::now());
     }
 
     /// The connection is agreed on: from here on its bytes flow.
