@@ -24,7 +24,7 @@ use crate::cdc::{
     CdcMessage, CdcSeq, ConnState, Cursor, CursorError, EyeCatcher, ProducerFlags, Window,
 };
 use crate::clc::{Rkey, RmbeSize, Token};
-use crate::close::{Actions, Close, CloseEvent, CloseTimeouts};
+use crate::close::{Actions, Close, CloseEvent, CloseTimeouts, CloseTimer};
 use crate::conn::bell;
 use crate::conn::state;
 use crate::shm::{Local, LocalRef, Rx, Tx, flag};
@@ -709,9 +709,18 @@ impl Connection {
         self.happened(CloseEvent::Abort, now);
     }
 
-    /// The time is looked at. True if something came of it.
-    pub(super) fn timed_out(&mut self, now: Instant) -> bool {
+    /// The time is looked at. True if something came of it. `is_alive`: the link works, which is
+    /// tested far more often than this timer comes.
+    pub(super) fn timed_out(&mut self, now: Instant, is_alive: bool) -> bool {
         let due = self.close.poll_timeout().is_some_and(|at| at <= now);
+        let waits_for_reader = self.close.state().timer() == Some(CloseTimer::Closed)
+            && self.produced() > self.peer_cons;
+        if due && is_alive && waits_for_reader {
+            // The program closed, and its peer is slow to read. TCP waits as long as somebody
+            // answers its probes.
+            self.close.restart_timer(now);
+            return false;
+        }
         if due {
             let actions = self.close.handle_timeout(now);
             self.act(actions);

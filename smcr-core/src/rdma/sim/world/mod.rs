@@ -459,8 +459,7 @@ impl World {
     }
 
     /// So many events. Mostly they are near: a jump to one that is far away (the end of a fault, a
-    /// link that gives up) leaves nothing of what happens meanwhile to chance. Never as far as the
-    /// close timers: a program that reads nothing for a minute may find its closed peer gone.
+    /// link that gives up) leaves nothing of what happens meanwhile to chance.
     fn steps(&mut self, count: u64) {
         let far = self.random.once_in(64);
         let time = Duration::from_millis(if far { 3000 } else { 1 });
