@@ -136,6 +136,8 @@ reasons! {
     SynCookies = 0x5300_0019, "syn-cookies", "the listener answered with a SYN cookie, which has no room for the SMC-R option: its backlog is full";
     /// The peer gave the memory of a connection to another one.
     RmbeReused = 0x5300_001a, "rmbe-reused", "the peer gave the buffer of a live connection to another one: the old one was reset";
+    /// The program forbids itself system calls that SMC needs.
+    Confined = 0x5300_001b, "confined-program", "the program forbids itself the system calls that SMC needs: only a rule that names it lets it use SMC";
 }
 
 impl Reason {

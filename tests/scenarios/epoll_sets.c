@@ -390,3 +390,50 @@ SCENARIO(epoll_set_crosses_fork, SMC)
     close_both(c, s);
     CALL(close(ep));
 }
+
+/* A thread sleeps on a set without connections; another one puts one in. */
+static void added_under_a_sleeper(unsigned events, bool was_in_it, bool data_first)
+{
+    PAIR(c, s);
+    int ep = epoll_create1(0), pipes[2];
+    MUST(pipe(pipes));
+    struct epoll_event ev = {.events = EPOLLIN, .data.u64 = 'p'};
+    MUST(epoll_ctl(ep, EPOLL_CTL_ADD, pipes[0], &ev));
+    ev = (struct epoll_event){.events = events, .data.u64 = 'c'};
+    SEND(s, "first", 0);
+    await(c, POLLIN);
+    RECV(c, 10, 0);
+    if (was_in_it) {
+        CALL(epoll_ctl(ep, EPOLL_CTL_ADD, c, &ev));
+        EPOLL_WAIT(ep, 4, 0);
+        SEND(s, "more", 0);
+        EPOLL_WAIT(ep, 4, 5000);
+        RECV(c, 10, 0);
+        CALL(epoll_ctl(ep, EPOLL_CTL_DEL, c, NULL));
+    }
+    checkpoint(2);
+    struct task t = {.fd2 = 8000};
+    start(&t, "sleeper", set_waiter, ep);
+    await_blocked(&t);
+    if (data_first)
+        SEND(s, "second", 0);
+    CALL(epoll_ctl(ep, EPOLL_CTL_ADD, c, &ev));
+    if (!data_first) {
+        settle();
+        SEND(s, "second", 0);
+    }
+    join(&t);
+    say("woken: %ld", t.value);
+    RECV(c, 10, MSG_DONTWAIT);
+    close_both(c, s);
+    close_both(ep, pipes[0]);
+    close(pipes[1]);
+}
+
+#define UNDER_A_SLEEPER(NAME, EVENTS)                                             \
+    SCENARIO(NAME, SMC) { added_under_a_sleeper(EVENTS, false, false); }          \
+    SCENARIO(NAME##_again, SMC) { added_under_a_sleeper(EVENTS, true, false); }   \
+    SCENARIO(NAME##_after_data, SMC) { added_under_a_sleeper(EVENTS, true, true); }
+UNDER_A_SLEEPER(epoll_add_under_a_sleeper, EPOLLIN)
+UNDER_A_SLEEPER(epoll_add_edge_under_a_sleeper, EPOLLIN | EPOLLET)
+UNDER_A_SLEEPER(epoll_add_once_under_a_sleeper, EPOLLIN | EPOLLONESHOT)

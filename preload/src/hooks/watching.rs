@@ -103,8 +103,8 @@ hook! {
         let wait = Wait { timeout: milliseconds(timeout), sigmask: std::ptr::null() };
         // SAFETY: the program's array, by epoll_wait's contract.
         unsafe {
-            epoll::wait(epfd, events(out, max), &wait)
-                .or_else(|found| found as c_int, || real!(epoll_wait)(epfd, out, max, timeout))
+            let call = || real!(epoll_wait)(epfd, out, max, timeout);
+            epoll::wait(epfd, events(out, max), &wait, call).or_else(|found| found as c_int, call)
         }
     }
 }
@@ -116,10 +116,8 @@ hook! {
         let wait = Wait { timeout: milliseconds(timeout), sigmask };
         // SAFETY: the program's array and mask, by epoll_pwait's contract.
         unsafe {
-            epoll::wait(epfd, events(out, max), &wait).or_else(
-                |found| found as c_int,
-                || real!(epoll_pwait)(epfd, out, max, timeout, sigmask),
-            )
+            let call = || real!(epoll_pwait)(epfd, out, max, timeout, sigmask);
+            epoll::wait(epfd, events(out, max), &wait, call).or_else(|found| found as c_int, call)
         }
     }
 }
@@ -135,10 +133,8 @@ hook! {
                 return real!(epoll_pwait2)(epfd, out, max, timeout, sigmask);
             }
             let wait = Wait { timeout: duration(timeout), sigmask };
-            epoll::wait(epfd, events(out, max), &wait).or_else(
-                |found| found as c_int,
-                || real!(epoll_pwait2)(epfd, out, max, timeout, sigmask),
-            )
+            let call = || real!(epoll_pwait2)(epfd, out, max, timeout, sigmask);
+            epoll::wait(epfd, events(out, max), &wait, call).or_else(|found| found as c_int, call)
         }
     }
 }

@@ -3,12 +3,13 @@
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
-use libc::{epoll_event, sigset_t, timespec};
+use libc::{c_int, epoll_event, sigset_t, timespec};
 use rustix::io::Errno;
 use smcr_core::conn::{Waiting, spin};
 
 use super::set::Set;
 use crate::outcome::{Outcome, PassOn};
+use crate::real::KeepErrno;
 use crate::stream::StreamRef;
 use crate::table::{self, Entry};
 
@@ -85,15 +86,59 @@ fn unregister(stream: &StreamRef) {
     }
 }
 
-/// epoll_wait, epoll_pwait, epoll_pwait2.
-pub(crate) fn wait(epfd: RawFd, out: &mut [epoll_event], wait: &Wait) -> Outcome<usize> {
+/// epoll_wait, epoll_pwait, epoll_pwait2. `call` is the program's own call of libc's function.
+pub(crate) fn wait(
+    epfd: RawFd,
+    out: &mut [epoll_event],
+    wait: &Wait,
+    call: impl Fn() -> c_int,
+) -> Outcome<usize> {
     let Some(set) = table::set(epfd) else {
         return Outcome::PassOn(PassOn::NotOurs);
     };
-    if !set.has_streams() || out.is_empty() {
+    if out.is_empty() {
         return Outcome::PassOn(PassOn::NotOurs);
     }
-    wait_on(set, epfd, out, wait).into()
+    if set.has_streams() {
+        return wait_on(set, epfd, out, wait).into();
+    }
+    if wait.timeout.is_some_and(|timeout| timeout.is_zero()) {
+        return Outcome::PassOn(PassOn::NotOurs);
+    }
+    wait_for_others(set, epfd, out, wait, call)
+}
+
+/// Waits on a set without streams. Another thread may put one in meanwhile, which has to ring for
+/// this one.
+fn wait_for_others(
+    set: &Set,
+    epfd: RawFd,
+    out: &mut [epoll_event],
+    wait: &Wait,
+    call: impl Fn() -> c_int,
+) -> Outcome<usize> {
+    let deadline = wait.timeout.map(|timeout| Instant::now() + timeout);
+    if !set.begin_sleep() {
+        return wait_on(set, epfd, out, wait).into();
+    }
+    // A thread that is cancelled in here counts as asleep for ever, which costs bells.
+    let found = call();
+    let keep = KeepErrno::new();
+    set.end_sleep();
+    let Ok(count) = usize::try_from(found) else {
+        drop(keep);
+        return Outcome::Failed(crate::real::errno());
+    };
+    let events = &mut out[..count];
+    let kept = match set.has_streams() || set.was_kicked(events) {
+        true => set.correct(epfd, events),
+        false => count,
+    };
+    if count > 0 && kept == 0 {
+        let timeout = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        return wait_on(set, epfd, out, &Wait { timeout, ..*wait }).into();
+    }
+    Outcome::Done(kept)
 }
 
 fn wait_on(set: &Set, epfd: RawFd, out: &mut [epoll_event], wait: &Wait) -> Result<usize, Errno> {

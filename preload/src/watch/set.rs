@@ -326,6 +326,12 @@ impl Set {
         std::ptr::from_ref(self) as u64
     }
 
+    /// Whether the kernel reports the kicker.
+    pub(crate) fn was_kicked(&self, events: &[epoll_event]) -> bool {
+        let kick = self.kick_data();
+        events.iter().any(|event| { event.u64 } == kick)
+    }
+
     /// Forgets to look at this member.
     pub(crate) fn cool(&self, fd: RawFd) {
         let mut state = self.state.lock();

@@ -59,6 +59,11 @@ pub const DEFAULT_PATH: &str = "/etc/smcr.conf";
 /// Where the PNET table is if `pnet_table` does not name another file.
 pub const DEFAULT_PNET_TABLE: &str = "/etc/smcr-pnet.conf";
 
+/// Programs that forbid themselves most system calls (by seccomp) once they have a connection, among
+/// them those that a stream over SMC needs: they would be killed. A rule that names the program
+/// decides otherwise.
+const CONFINED: &[&str] = &["sshd", "sshd-session", "sshd-auth", "vsftpd", "tor"];
+
 /// Longest file that is read, in bytes.
 const MAX_FILE: usize = 1 << 20;
 
@@ -80,6 +85,8 @@ pub struct Config {
     default: Verdict,
     pnet_table: PathBuf,
     rules: Vec<Rule>,
+    /// Whether the program is among [`CONFINED`].
+    is_confined: bool,
 }
 
 /// Which users' processes memory is shared with.
@@ -129,6 +136,7 @@ impl Default for Config {
             default: Verdict::Smc,
             pnet_table: DEFAULT_PNET_TABLE.into(),
             rules: Vec::new(),
+            is_confined: false,
         }
     }
 }
@@ -184,6 +192,10 @@ impl Config {
     /// `/proc/<pid>/exe`, and the path it was started by, which may be a link to it or a script.
     #[must_use]
     pub fn for_program(mut self, names: &[&[u8]]) -> Self {
+        self.is_confined = names.iter().any(|name| {
+            let name = rule::base_name(name);
+            CONFINED.iter().any(|confined| confined.as_bytes() == name)
+        });
         self.rules.retain_mut(|rule| {
             names.iter().any(|name| {
                 // What the kernel appends when the file was replaced by an upgrade.
@@ -197,11 +209,22 @@ impl Config {
     /// not looked at).
     pub fn verdict(&self, query: &Query) -> Verdict {
         let peer = query.peer.to_canonical();
-        let first = self
-            .rules
-            .iter()
-            .find(|rule| rule.matches(query.port, peer));
-        first.map_or(self.default, |rule| rule.verdict)
+        let default = match self.is_confined {
+            true => Verdict::Tcp,
+            false => self.default,
+        };
+        let mut rules = self.rules.iter();
+        rules
+            .find(|rule| {
+                (rule.names_programs() || !self.is_confined) && rule.matches(query.port, peer)
+            })
+            .map_or(default, |rule| rule.verdict)
+    }
+
+    /// Whether the program is one that confines itself, so that only a rule with its name lets it
+    /// use SMC.
+    pub fn is_confined(&self) -> bool {
+        self.is_confined
     }
 
     /// Whether `SMCR_DISABLE` is set: every connection is to stay on TCP.

@@ -82,7 +82,7 @@ impl Rule {
     /// Whether the rule can match in the program `exe`, an absolute path; if so it needs no more
     /// comparing.
     pub(super) fn select(&mut self, exe: &[u8]) -> bool {
-        let name = exe.rsplit(|byte| *byte == b'/').next().unwrap_or(exe);
+        let name = base_name(exe);
         let fits = |pattern: &String| {
             let text = if pattern.starts_with('/') { exe } else { name };
             glob(pattern.as_bytes(), text)
@@ -91,12 +91,22 @@ impl Rule {
         self.is_selected
     }
 
+    /// Whether it is about certain programs.
+    pub(super) fn names_programs(&self) -> bool {
+        !self.programs.is_empty()
+    }
+
     /// `peer` is in canonical form: no IPv4-mapped IPv6 address.
     pub(super) fn matches(&self, port: u16, peer: IpAddr) -> bool {
         self.is_selected
             && (self.ports.is_empty() || self.ports.iter().any(|range| range.contains(&port)))
             && (self.networks.is_empty() || self.networks.iter().any(|net| net.contains(peer)))
     }
+}
+
+/// What follows the last slash.
+pub(super) fn base_name(path: &[u8]) -> &[u8] {
+    path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
 }
 
 /// Fills `list`; false if there is something in it already.

@@ -167,6 +167,26 @@ fn first_matching_rule_decides() {
 }
 
 #[test]
+fn a_program_that_confines_itself_needs_a_rule_of_its_own() {
+    for (config, program, expected) in [
+        ("", "/usr/sbin/sshd", false),
+        ("", "/usr/bin/ssh", true),
+        ("rule smc", "/usr/sbin/sshd", false),
+        ("rule smc program=sshd", "/usr/sbin/sshd", true),
+        ("rule smc program=*", "/usr/sbin/vsftpd", true),
+        ("rule smc program=sshd port=81", "/usr/sbin/sshd", false),
+    ] {
+        assert_eq!(
+            is_smc(config, program, 80, "::1"),
+            expected,
+            "{config} {program}"
+        );
+    }
+    let config = Config::default().for_program(&[b"/usr/lib/openssh/sshd-session"]);
+    assert!(config.is_confined() && !Config::default().is_confined());
+}
+
+#[test]
 fn rules_about_programs_wait_for_a_program() {
     let config = parse("rule tcp program=*").unwrap();
     assert_eq!(verdict(&config, 80, "::1"), Verdict::Smc);

@@ -138,6 +138,20 @@ pub(super) fn plug(fd: BorrowedFd<'_>, control: &RmbeControl) -> Result<(), Errn
     }
 }
 
+/// Takes everything out of our end that [`plug`] or [`block`] put there. Each packet is no longer
+/// counted when it goes: the writer whom that wakes, and who finds no room again, must not take it
+/// for one that is still there.
+pub(crate) fn unplug(fd: BorrowedFd<'_>, control: &RmbeControl) {
+    for _ in 0..control.bells.load(Ordering::Relaxed).min(MANY) {
+        control.bells.fetch_sub(1, Ordering::SeqCst);
+        if sys::recv(fd, &mut [], libc::MSG_DONTWAIT).is_err() {
+            // Counted, but not there yet.
+            control.bells.fetch_add(1, Ordering::SeqCst);
+            break;
+        }
+    }
+}
+
 /// What the kernel knows of the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hangup {

@@ -457,7 +457,11 @@ impl Smc {
         self.tx.wait_for_space();
         self.blocked.store(true, Ordering::Relaxed);
         if self.readiness() & libc::POLLOUT != 0 {
-            self.tx.control().writer_waiting.store(0, Ordering::Relaxed);
+            if !self.is_blocked() {
+                let waiting = &self.tx.control().writer_waiting;
+                waiting.store(0, Ordering::Relaxed);
+            }
+            self.kick_wire();
             return false;
         }
         if self.block(fd).is_err() {
@@ -465,7 +469,12 @@ impl Smc {
         }
         // Whoever made space in between has seen no packet to take out, perhaps.
         self.tx.wait_for_space();
-        self.readiness() & libc::POLLOUT == 0
+        if self.readiness() & libc::POLLOUT != 0 {
+            // Nobody else may find the end unwritable for long.
+            self.kick_wire();
+            return false;
+        }
+        true
     }
 
     /// Counts this thread among those that sleep until the socket is readable; to be called

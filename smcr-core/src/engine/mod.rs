@@ -178,7 +178,10 @@ impl Engine {
     /// Whether the rules let a connection use SMC, and the limits leave room for it.
     fn allow(&self, port: u16, peer: IpAddr) -> Result<(), Reason> {
         if self.config.verdict(&Query { port, peer }) == Verdict::Tcp {
-            return Err(Reason::Rule);
+            return Err(match self.config.is_confined() {
+                true => Reason::Confined,
+                false => Reason::Rule,
+            });
         }
         let most = self
             .config

@@ -99,21 +99,36 @@ impl Rdma {
 
     /// For the thread: does everything that is due, and takes what only it can do.
     pub(crate) fn look_after(&self, now: Instant) -> (Vec<News>, Vec<ConnId>) {
+        // First what programs wait for, then what costs time.
+        self.poll_all(now);
+        if self.ask_adapters() {
+            // What completed in between is not told.
+            self.poll_all(now);
+        }
         let mut state = self.lock();
-        // A port hands out some dozens at a time, and wakes us only for what comes after it was
-        // armed: what is left now would be left for long.
+        state.attend(&self.kicked, now);
+        state.timeouts(now);
+        state.publish_now_and_then(now);
+        state.take_news()
+    }
+
+    /// Takes all that came from the wire. A port hands out some dozens at a time, and wakes us only
+    /// for what comes after it was armed: what is left would be left for long.
+    fn poll_all(&self, now: Instant) {
+        let mut state = self.lock();
         let mut turns = MOST_TURNS;
         while turns > 0 && state.poll(now) > 0 {
             turns -= 1;
         }
         if turns == 0 {
             // The other things have to be done, too.
-            let _ = rustix::io::write(self.wake.as_fd(), &1u64.to_ne_bytes());
+            self.wake();
         }
-        state.attend(&self.kicked, now);
-        state.timeouts(now);
-        state.publish_now_and_then(now);
-        state.take_news()
+    }
+
+    /// Wakes the thread.
+    fn wake(&self) {
+        let _ = rustix::io::write(self.wake.as_fd(), &1u64.to_ne_bytes());
     }
 
     /// When the thread has to look again.
@@ -208,7 +223,7 @@ impl Rdma {
     /// What only the thread can do is left to it.
     fn pass_on(&self, state: &State) {
         if state.has_news() {
-            let _ = rustix::io::write(self.wake.as_fd(), &1u64.to_ne_bytes());
+            self.wake();
         }
     }
 }

@@ -5,28 +5,21 @@ mod contact;
 mod ports;
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::buffers::{Buffers, Element};
-use super::connection::{Connection, Parts, PeerElement, Posted, Pumped};
-use super::fabric::{
-    Access, Completion, Counts, LinkAddress, LinkError, LinkId, LocalGid, Port, PortEvent,
-};
-use super::group::{Group, GroupKey, Target, receive_size};
-pub(crate) use contact::Prepared;
-
-use super::handle::{ConnId, Kicked, Shared};
+use super::buffers::Buffers;
+use super::connection::{Connection, Posted, Pumped};
+use super::fabric::{Completion, Counts, LinkError, LinkId, Port};
+use super::group::{Group, Target};
+use super::handle::{ConnId, Kicked};
 use crate::Reason;
 use crate::cdc::Cdc;
-use crate::clc::{Gid, Psn, QpNumber, Rkey, RmbeIndex, RmbeSize, Token};
 use crate::engine::PUBLISHER;
-use crate::handshake::rdma::Settled;
-use crate::shm::{LocalRef, Rx, Tx};
 use crate::stat::Counter;
+pub(crate) use contact::Prepared;
 
 /// Groups without connections that are kept for the next one. Those of peers that end go by
 /// themselves; a hostile one may have any number.
@@ -310,7 +303,6 @@ impl State {
             if group.tokens.is_empty() {
                 group.became_idle(now);
                 self.due = earlier(self.due, group.next_timeout());
-                self.end_spare_groups(now);
             }
         }
     }
@@ -319,6 +311,9 @@ impl State {
     pub(super) fn timeouts(&mut self, now: Instant) {
         if self.due.is_some_and(|due| due <= now) {
             self.look_at_deadlines(now);
+        }
+        if self.groups.len() > IDLE_GROUPS {
+            self.end_spare_groups(now);
         }
         self.forget_groups();
     }
@@ -353,7 +348,7 @@ impl State {
     }
 
     /// Ends those idle groups that are too many: the ones that were so for longest.
-    pub(super) fn end_spare_groups(&mut self, now: Instant) {
+    fn end_spare_groups(&mut self, now: Instant) {
         let idle = self.groups.values();
         let mut idle: Vec<_> = idle
             .filter_map(|group| Some((group.idle_since()?, group.id)))

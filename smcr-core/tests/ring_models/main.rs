@@ -3,7 +3,7 @@
 //! sleeps for ever.
 //!
 //! What is done around the cursors, with bells that the kernel counts, is written down here as
-//! `conn/rx.rs`, `conn/tx.rs`, `conn/bell.rs` and `rdma/connection.rs` have it.
+//! `conn/rx.rs`, `conn/tx.rs`, `conn/bell.rs` and `rdma/connection/send.rs` have it.
 
 mod ends;
 mod shm;

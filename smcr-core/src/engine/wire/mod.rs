@@ -6,11 +6,13 @@
 
 mod ask;
 mod choice;
+mod contact;
 mod pending;
 mod setup;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod verdict;
 
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};

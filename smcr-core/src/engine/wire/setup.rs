@@ -1,4 +1,5 @@
-//! The handshake of a connection over RDMA, from the first CLC message to the first byte.
+//! The handshake of a connection over RDMA, from the first CLC message to the first byte: its steps.
+//! [`super::contact`] finds the link group, [`super::verdict`] does what came of it.
 //!
 //! Everything here runs in the thread, one step at a time, with the connection's pending lock
 //! held. The order of locks: a connection's, then the wire's.
@@ -11,28 +12,24 @@ use rustix::io::Errno;
 
 use super::super::client::{Pending, is_established};
 use super::super::helper::{disconnect, transmit};
-use super::super::{Connection, Engine};
-use super::pending::{AnswerTo, Machine, RdmaPending, Step, either};
-use crate::clc::{RdmaEndpoint, may_be_clc};
-use crate::conn::{Home, Smc, bell};
-use crate::handshake::rdma::{Accepted, Confirmed, Contact, Proposed, Settled};
+use super::super::{Connection, Engine, PUBLISHER};
+use super::pending::{Machine, RdmaPending, Step, either};
+use crate::clc::may_be_clc;
+use crate::conn::bell;
 use crate::handshake::{
     Event, HandshakeError, MAX_NEEDED, MAX_PEEKED, Peeked, Phase as ClcPhase, RdmaClient,
     RdmaServer,
 };
-use crate::rdma::fabric::LinkAddress;
-use crate::rdma::{GroupKey, News, PeerElement, Prepared, State};
+use crate::rdma::News;
 use crate::signal::option::{self as signal, Verdict};
 use crate::stat::{Counter, Role};
 use crate::{Reason, sys};
-
-use super::super::PUBLISHER;
 
 /// How often to look whether the program of a server, whose client says nothing, speaks first.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What came of a step.
-enum Outcome {
+pub(super) enum Outcome {
     /// It waits for the peer.
     Waits,
     /// SMC: to be joined.
@@ -275,367 +272,6 @@ impl Engine {
             None => Ok(None),
         }
     }
-
-    /// Server: a Proposal came. Finds the link group, or starts one.
-    fn proposed_link(
-        &'static self,
-        rdma: &mut RdmaPending,
-        proposed: Proposed,
-        now: Instant,
-    ) -> Result<Option<Outcome>, Reason> {
-        let key = GroupKey {
-            peer: proposed.peer_id,
-            gid: proposed.gid,
-            role: Role::Server,
-        };
-        let mut state = self.wire.rdma.lock();
-        if let Some(group) = state.group_for(&key) {
-            rdma.prepared = Some(state.prepare(group)?);
-            return self.with_rkey(&mut state, rdma, AnswerTo::Proposal(proposed), now);
-        }
-        if state.is_starting(&key) {
-            // One first contact with a peer at a time: this one will use the group that the other
-            // makes.
-            drop(state);
-            rdma.answer_to = Some(AnswerTo::Proposal(proposed));
-            rdma.step = Step::Queued;
-            rdma.deadline = Some(now + self.rdma_timeouts().link);
-            return Ok(Some(Outcome::Waits));
-        }
-        self.first_contact(&mut state, rdma, key, &proposed.settled)?;
-        self.answer_proposal(&state, rdma, now)?;
-        Ok(Some(Outcome::Waits))
-    }
-
-    /// Starts a link group, with what its first connection needs. The message that goes out next
-    /// tells the peer of the RMB.
-    fn first_contact(
-        &self,
-        state: &mut State,
-        rdma: &mut RdmaPending,
-        key: GroupKey,
-        settled: &Settled,
-    ) -> Result<(), Reason> {
-        let chosen = rdma.chosen.as_ref().ok_or(Reason::NoRdmaDevice)?;
-        let served = chosen.served(settled.version)?;
-        let size = self.config.ring_size();
-        let group = state.start_group(&served.port, served.gid, key, settled, size)?;
-        let prepared = state.prepare(group).inspect_err(|reason| {
-            // Nobody has it, and others would wait for it.
-            state.end_group(group, Errno::CONNABORTED, *reason, Instant::now());
-        })?;
-        state.rmb_told(&prepared);
-        rdma.is_first = true;
-        rdma.prepared = Some(prepared);
-        Ok(())
-    }
-
-    fn answer_proposal(
-        &'static self,
-        state: &State,
-        rdma: &mut RdmaPending,
-        now: Instant,
-    ) -> Result<(), Reason> {
-        let end = self.endpoint(state, rdma)?;
-        let contact = if rdma.is_first {
-            Contact::First { direct: true }
-        } else {
-            Contact::Later
-        };
-        let Some(Machine::Server(machine)) = &mut rdma.machine else {
-            return Err(Reason::Internal);
-        };
-        rdma.step = Step::Clc;
-        rdma.deadline = None;
-        machine.accept(&end, contact, now).map_err(|error| {
-            log::error!("accept: {error}");
-            Reason::Internal
-        })
-    }
-
-    /// Client: the server accepted. Finds the link group that it means, or connects a new link.
-    fn accepted_link(
-        &'static self,
-        rdma: &mut RdmaPending,
-        accepted: &Accepted,
-        now: Instant,
-    ) -> Result<Option<Outcome>, Reason> {
-        let peer = &accepted.peer;
-        let key = GroupKey {
-            peer: peer.peer_id,
-            gid: peer.gid,
-            role: Role::Client,
-        };
-        rdma.peer = Some(element(peer));
-        let mut state = self.wire.rdma.lock();
-        if !accepted.first_contact {
-            let group = state
-                .group_with(&key, peer.qp_number)
-                .ok_or(Reason::OutOfSync)?;
-            rdma.prepared = Some(state.prepare(group)?);
-            return self.with_rkey(&mut state, rdma, AnswerTo::Accept, now);
-        }
-        self.first_contact(&mut state, rdma, key, &accepted.settled)?;
-        let group = rdma.prepared.as_ref().ok_or(Reason::Internal)?.group;
-        state.connect(group, &link_address(peer), now)?;
-        self.answer_accept(&state, rdma, now)?;
-        Ok(Some(Outcome::Waits))
-    }
-
-    fn answer_accept(
-        &'static self,
-        state: &State,
-        rdma: &mut RdmaPending,
-        now: Instant,
-    ) -> Result<(), Reason> {
-        let end = self.endpoint(state, rdma)?;
-        let Some(Machine::Client(machine)) = &mut rdma.machine else {
-            return Err(Reason::Internal);
-        };
-        rdma.step = if rdma.is_first { Step::Link } else { Step::Clc };
-        rdma.deadline = None;
-        machine.confirm(&end, now).map_err(|error| {
-            log::error!("confirm: {error}");
-            Reason::Internal
-        })
-    }
-
-    /// Goes on once the peer knows the RMB.
-    fn with_rkey(
-        &'static self,
-        state: &mut State,
-        rdma: &mut RdmaPending,
-        answer_to: AnswerTo,
-        now: Instant,
-    ) -> Result<Option<Outcome>, Reason> {
-        let prepared = rdma.prepared.as_ref().ok_or(Reason::Internal)?;
-        if state.tell_rmb(prepared, now)? {
-            rdma.answer_to = Some(answer_to);
-            rdma.step = Step::Rkey;
-            rdma.deadline = Some(now + self.rdma_timeouts().link);
-        } else {
-            match answer_to {
-                AnswerTo::Proposal(_) => self.answer_proposal(state, rdma, now)?,
-                AnswerTo::Accept => self.answer_accept(state, rdma, now)?,
-            }
-        }
-        Ok(Some(Outcome::Waits))
-    }
-
-    /// Server: the client confirmed.
-    fn confirmed_link(
-        &'static self,
-        rdma: &mut RdmaPending,
-        confirmed: &Confirmed,
-        now: Instant,
-    ) -> Result<Option<Outcome>, Reason> {
-        let peer = &confirmed.peer;
-        rdma.peer = Some(element(peer));
-        let group = rdma.prepared.as_ref().ok_or(Reason::Internal)?.group;
-        let mut state = self.wire.rdma.lock();
-        if !confirmed.first_contact {
-            let is_known = state.is_linked_to(group, peer.gid, peer.qp_number);
-            return Ok(Some(match is_known {
-                true => Outcome::Done,
-                // It is too late to decline.
-                false => Outcome::Broken(Reason::OutOfSync),
-            }));
-        }
-        rdma.step = Step::Link;
-        state.connect(group, &link_address(peer), now)?;
-        Ok(Some(Outcome::Waits))
-    }
-
-    /// Something that the handshake may wait for. `None`: go on.
-    fn hear(&'static self, rdma: &mut RdmaPending, news: News, now: Instant) -> Option<Outcome> {
-        let group = rdma.prepared.as_ref().map(|prepared| prepared.group);
-        match (rdma.step, news) {
-            (Step::Link, News::Ready(of)) if group == Some(of) => {
-                let machine = rdma.machine.as_mut()?;
-                let _ = either!(machine, m => m.llc_done());
-            }
-            (Step::Link, News::ConfirmLinkSent(of)) if group == Some(of) => {
-                let machine = rdma.machine.as_mut()?;
-                let _ = either!(machine, m => m.confirm_link_sent());
-            }
-            (Step::Link, News::Ended(of, reason)) if group == Some(of) => {
-                let machine = rdma.machine.as_mut()?;
-                let _ = either!(machine, m => m.llc_failed(reason, now));
-            }
-            (Step::Rkey, News::RkeyAnswered(of, rmb, known))
-                if group == Some(of) && rdma.prepared.as_ref().map(Prepared::rmb) == Some(rmb) =>
-            {
-                let answer_to = rdma.answer_to.take()?;
-                let state = self.wire.rdma.lock();
-                let answered = if !known {
-                    Err(Reason::Registration)
-                } else if matches!(answer_to, AnswerTo::Proposal(_)) {
-                    self.answer_proposal(&state, rdma, now)
-                } else {
-                    self.answer_accept(&state, rdma, now)
-                };
-                drop(state);
-                if let Err(reason) = answered {
-                    self.decline(rdma, reason, now);
-                }
-            }
-            (Step::Rkey, News::Ended(of, reason)) if group == Some(of) => {
-                self.decline(rdma, reason, now);
-            }
-            (Step::Queued, News::Ready(_) | News::Ended(..)) => {
-                let Some(AnswerTo::Proposal(proposed)) = rdma.answer_to.take() else {
-                    return None;
-                };
-                if let Err(reason) = self.proposed_link(rdma, proposed, now) {
-                    self.decline(rdma, reason, now);
-                }
-            }
-            (Step::Clc, News::Ended(of, reason)) if group == Some(of) => {
-                // Before the last CLC message; declining is still possible, or the end.
-                self.decline(rdma, reason, now);
-            }
-            _ => {}
-        }
-        None
-    }
-
-    /// Says no where that is possible.
-    fn decline(&self, rdma: &mut RdmaPending, reason: Reason, now: Instant) {
-        log::debug!("declined: {reason}");
-        rdma.deadline = None;
-        rdma.step = Step::Clc;
-        self.give_back(rdma);
-        let Some(machine) = &mut rdma.machine else {
-            return;
-        };
-        if either!(machine, m => m.decline(reason)).is_err() {
-            let _ = either!(machine, m => m.llc_failed(reason, now));
-        }
-    }
-
-    /// Returns what was taken for a connection that does not come to be.
-    fn give_back(&self, rdma: &mut RdmaPending) {
-        if let Some(prepared) = rdma.prepared.take() {
-            let mut state = self.wire.rdma.lock();
-            state.give_back(&prepared);
-            if rdma.is_first {
-                state.end_group(
-                    prepared.group,
-                    Errno::CONNABORTED,
-                    Reason::Ended,
-                    Instant::now(),
-                );
-            }
-        }
-    }
-
-    /// A handshake is given up from outside.
-    pub(in crate::engine) fn forget_rdma(&self, connection: &Connection, rdma: &mut RdmaPending) {
-        self.end_signal(rdma);
-        self.give_back(rdma);
-        self.wire.thread.forget(connection, connection.tcp());
-    }
-
-    /// How our end of a connection is named in CLC messages.
-    fn endpoint(&self, state: &State, rdma: &RdmaPending) -> Result<RdmaEndpoint, Reason> {
-        let prepared = rdma.prepared.as_ref().ok_or(Reason::Internal)?;
-        let link = state.link_address(prepared.group);
-        let link = link.ok_or(Reason::LinkFailed)?;
-        let (rkey, address, rmbe_index, rmbe_size) = prepared.rmbe();
-        Ok(RdmaEndpoint {
-            peer_id: self.wire.choice.peer_id(),
-            gid: link.gid,
-            mac: link.mac,
-            qp_number: link.qpn,
-            rkey,
-            rmbe_index,
-            token: prepared.token,
-            rmbe_size: rmbe_size.ok_or(Reason::Internal)?,
-            mtu: link.mtu,
-            address,
-            psn: link.psn,
-        })
-    }
-
-    /// The handshake succeeded: the stream moves.
-    fn move_stream(
-        &'static self,
-        connection: &Arc<Connection>,
-        guard: &mut Option<Pending>,
-        mut rdma: RdmaPending,
-    ) {
-        // What the peer sent already rings as soon as the rings are joined: a program that is told
-        // so, by an edge perhaps, and finds nothing would not look again.
-        connection.set_committing();
-        let joined = self.establish(&mut rdma);
-        let smc = match joined {
-            Ok(smc) => smc,
-            Err(reason) => {
-                self.give_back(&mut rdma);
-                if let Some(tcp) = connection.tcp() {
-                    disconnect(tcp);
-                }
-                return self.stay_on_tcp(connection, guard, rdma, reason);
-            }
-        };
-        if let Some(pending) = guard.as_ref() {
-            log::debug!("{} - {}: rdma", pending.local(), pending.peer);
-        }
-        self.wire.thread.forget(connection, connection.tcp());
-        #[cfg(test)]
-        super::tests::joined(connection);
-        connection.set_smc(smc, || {});
-        self.watch_witness(connection);
-        *guard = None;
-        if let (Some(abort), Some(smc)) = (rdma.closed, connection.smc()) {
-            smc.close(abort);
-        } else if let Some(smc) = connection.smc() {
-            smc.kick_wire();
-        }
-    }
-
-    fn establish(&'static self, rdma: &mut RdmaPending) -> Result<Smc, Reason> {
-        let local = self.arena.take().ok_or(Reason::Memory)?;
-        let (Some(prepared), Some(peer), Some(end)) =
-            (rdma.prepared.take(), rdma.peer, rdma.end.take())
-        else {
-            return Err(Reason::Internal);
-        };
-        // What was sent so far is the first content of the send buffer.
-        bell::empty(end.as_fd());
-        let sent = rdma.held.len() as u64;
-        prepared.preload(&rdma.held);
-        let (tx, rx) = prepared.rings();
-        let (shared, group) = {
-            let mut state = self.wire.rdma.lock();
-            let group = prepared.group;
-            let now = Instant::now();
-            let app = local.clone();
-            (state.establish(prepared, peer, app, end, now)?, group)
-        };
-        let handle = self.wire.rdma.handle(shared, group);
-        Ok(Smc::new(tx, rx, local, Home::Rdma(handle), sent))
-    }
-
-    /// The stream goes on over TCP, with what the program sent so far.
-    pub(super) fn stay_on_tcp(
-        &'static self,
-        connection: &Connection,
-        guard: &mut Option<Pending>,
-        mut rdma: RdmaPending,
-        reason: Reason,
-    ) {
-        self.end_signal(&mut rdma);
-        self.give_back(&mut rdma);
-        if let (Some(tcp), false) = (connection.tcp(), rdma.held.is_empty()) {
-            // At most EARLY_MAX: any socket's send buffer takes it at once.
-            transmit(tcp, Some(std::mem::take(&mut rdma.held)));
-        }
-        self.wire.thread.forget(connection, connection.tcp());
-        connection.to_tcp(guard, reason);
-        // The end goes last: whoever sleeps on the program's descriptor wakes up, and finds TCP.
-        drop(rdma);
-    }
 }
 
 /// Whether a connect() that was under way has come to an end, and a good one.
@@ -690,28 +326,5 @@ fn ended<F: crate::handshake::Fabric>(event: &Event<F>) -> Option<Outcome> {
         }
         Event::Refused { reason } => Some(Outcome::Tcp(*reason)),
         _ => None,
-    }
-}
-
-/// The peer's RMBE.
-fn element(peer: &RdmaEndpoint) -> PeerElement {
-    let size = peer.rmbe_size.bytes() as u64;
-    let offset = u64::from(peer.rmbe_index.get() - 1) * size;
-    PeerElement {
-        address: peer.address.wrapping_add(offset),
-        rkey: peer.rkey,
-        size: peer.rmbe_size,
-        token: peer.token,
-    }
-}
-
-/// The peer's end of a new link.
-fn link_address(peer: &RdmaEndpoint) -> LinkAddress {
-    LinkAddress {
-        gid: peer.gid,
-        mac: peer.mac,
-        qpn: peer.qp_number,
-        psn: peer.psn,
-        mtu: peer.mtu,
     }
 }

@@ -240,7 +240,6 @@ impl Engine {
                 self.wire.rdma.look_for_ports();
                 self.wire.choice.forget_gone();
             }
-            self.wire.rdma.ask_adapters();
             let (news, to_watch) = self.wire.rdma.look_after(now);
             self.watch_ends(&to_watch);
             self.step_all(&news);

@@ -1,7 +1,24 @@
 //! Link groups and connections as they come to be: first contact, later contact, and what is given
 //! back where nothing comes of it.
 
-use super::*;
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{OpenPort, Place, State, earlier, memory};
+use crate::Reason;
+use crate::cdc::Cdc;
+use crate::clc::{Gid, Psn, QpNumber, Rkey, RmbeIndex, RmbeSize, Token};
+use crate::engine::PUBLISHER;
+use crate::handshake::rdma::Settled;
+use crate::rdma::buffers::{Buffers, Element};
+use crate::rdma::connection::{Connection, Parts, PeerElement};
+use crate::rdma::fabric::{Access, LinkAddress, LocalGid, Port};
+use crate::rdma::group::{Group, GroupKey, Target, receive_size};
+use crate::rdma::handle::{ConnId, Shared};
+use crate::shm::{LocalRef, Rx, Tx};
+use crate::stat::Counter;
 
 /// What a connection needs of our side before the peer is told.
 #[derive(Debug)]
@@ -43,6 +60,7 @@ impl Prepared {
         Rx::new(Arc::clone(rmb), *index).preload(0, bytes);
     }
 }
+
 impl State {
     /// The port's place, opened now if it was not yet.
     fn add_port(&mut self, port: Arc<dyn Port>, element_size: u32) -> usize {
@@ -212,7 +230,6 @@ impl State {
         self.ports[group.port]
             .send_buffers
             .give_back(&prepared.send_buffer);
-        self.end_spare_groups(Instant::now());
     }
 
     /// The connection is agreed on: from here on its bytes flow.

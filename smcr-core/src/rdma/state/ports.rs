@@ -1,6 +1,14 @@
 //! The ports of the wire: their events, and those that are gone.
 
-use super::*;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::io::Errno;
+
+use super::State;
+use crate::Reason;
+use crate::rdma::fabric::{Port, PortEvent};
+use crate::rdma::group::Group;
 
 impl State {
     /// Events of the ports.

@@ -139,6 +139,7 @@ pub const ALL: &[Scenario] = &[
         tcp_option::all_cases,
         "the TCP option alone, in a guest's kernel: who learns what, case by case",
     )
+    .modules(&["tun"])
     .on_request(),
     Scenario::new(
         "rdma-iperf3",

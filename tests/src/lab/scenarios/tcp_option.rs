@@ -57,6 +57,10 @@ pub(super) fn run(pair: &mut Pair) -> Result<()> {
 /// The tests of `smcr-option` in a kernel of the lab.
 pub(super) fn all_cases(pair: &mut Pair) -> Result<()> {
     let tests = quote(&paths::option_cases()?.display().to_string());
+    let tool = quote(&paths::option_tool().display().to_string());
+    // Scenarios before this one may have attached the programs; the tests bring their own.
+    let detach = format!("! {tool} status >/dev/null || {tool} detach");
+    pair.server.sh(detach)?;
     let finished = pair.server.run(tests, ALL)?.success()?;
     let result = finished.stdout.lines().rfind(|l| l.starts_with("test "));
     let result = result.context("it says nothing")?;

@@ -130,6 +130,10 @@ fn next_works(pair: &Pair) -> Result<()> {
         .map(drop)
 }
 
+/// Soft RoCE tells what fails, but not each step of each packet.
+const RXE_TELLS: &str = "echo 'module rdma_rxe +p; module rdma_rxe format state -p' \
+    >/sys/kernel/debug/dynamic_debug/control";
+
 /// What goes wrong, and how it is tried.
 type Case = (&'static str, fn(&mut Pair) -> Result<()>);
 
@@ -141,7 +145,7 @@ fn run_cases(pair: &mut Pair, cases: &[Case]) -> Result<()> {
     let repeat = std::env::var("SMCR_LAB_REPEAT").ok();
     let repeat = repeat.and_then(|times| times.parse().ok()).unwrap_or(1);
     for guest in [&pair.server, &pair.client] {
-        guest.sh("echo module rdma_rxe +p >/sys/kernel/debug/dynamic_debug/control")?;
+        guest.sh(RXE_TELLS)?;
     }
     let mut failed = Vec::new();
     let wanted = cases.iter().filter(|(name, _)| name.contains(&only));
