@@ -216,12 +216,12 @@ impl Smc {
 
     /// Makes our end unwritable until the other one drains.
     fn block(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
-        if !self.plugs() {
-            bell::block(fd, self.tx.control(), bell::BLOCKED)
-        } else if self.is_blocked() {
-            Ok(())
-        } else {
+        if self.plugs() {
+            // Also if one is counted: whoever takes it out does so before it is counted down, and
+            // wakes us in between. A queue that is full takes no second one.
             bell::plug(fd, self.tx.control())
+        } else {
+            bell::block(fd, self.tx.control(), bell::BLOCKED)
         }
     }
 

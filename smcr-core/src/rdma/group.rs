@@ -71,6 +71,8 @@ pub(super) struct Group {
     ended: Option<Instant>,
     /// The number of our first LLC message, while nobody knows whether it arrived.
     first_llc: Option<u64>,
+    /// It did.
+    first_arrived: bool,
     /// Keys that the peer took back, and whose connections do not know it yet.
     pub(super) deleted: Vec<Rkey>,
 }
@@ -150,6 +152,7 @@ impl Group {
             idle_since: None,
             ended: None,
             first_llc: None,
+            first_arrived: false,
             deleted: Vec::new(),
         }
     }
@@ -306,7 +309,11 @@ impl Group {
     pub(super) fn llc_arrived(&mut self, number: u64, news: &mut Vec<News>) {
         if self.first_llc.is_some_and(|first| first <= number) {
             self.first_llc = None;
+            self.first_arrived = true;
             news.push(News::ConfirmLinkSent(self.id));
+            if self.ready {
+                news.push(News::Ready(self.id));
+            }
         }
     }
 
@@ -334,7 +341,11 @@ impl Group {
                 }
                 Event::Settled => {
                     self.ready = true;
-                    news.push(News::Ready(id));
+                    // Its first connection may go back to TCP until our part of the exchange has
+                    // arrived (RFC 7609 §C.2). The peer may have more of them use it before.
+                    if self.first_arrived {
+                        news.push(News::Ready(id));
+                    }
                 }
                 Event::RmbConfirmed { rmb } => {
                     self.rmbs.told(rmb.0, true);

@@ -135,6 +135,27 @@ fn ours_id(accept: &crate::clc::Accept) -> crate::clc::PeerId {
     }
 }
 
+/// RFC 7609 §C.2: until its CONFIRM LINK response has arrived a client may decline, and does, so that
+/// a link that fails at this moment costs no connection.
+#[test]
+fn a_client_whose_answer_is_lost_goes_back_to_tcp() {
+    let mut bench = Bench::new(SimConfig::new());
+    let mut peer = Peer::new(&bench, 1, Role::Server, Version::V2);
+    let mut nobody = Peer::new(&bench, 2, Role::Server, Version::V2);
+    let (mut talk, conn) = bench.connect(Role::Client);
+    let ours = peer.element(1);
+    let contact = Contact::First { direct: true };
+    peer.welcome(&mut talk, &mut bench, &ours, contact);
+    // Its CONFIRM LINK request arrives, and there it ends.
+    bench.net.advance_by(Duration::from_millis(1));
+    peer.manners.raw.die();
+    let reason = talk.declined(&mut bench, &mut nobody);
+    assert_eq!(reason, Some(Reason::LinkLost));
+    bench.until(&mut [], || conn.phase() == Phase::Tcp);
+    bench.wait_for_the_end();
+    assert_eq!(bench.port.links(), []);
+}
+
 /// A second connection of a client whose link is being confirmed waits for that, not for ever.
 #[test]
 fn who_waits_for_the_first_contact_of_others_does_so_for_a_while() {
