@@ -9,18 +9,21 @@ pub use wire::{cdc, llc_flow, llc_message};
 
 use std::time::{Duration, Instant};
 
+use arbitrary::Unstructured;
+
 use crate::Reason;
 use crate::clc::{
     Bounded, Capabilities, DmbToken, Eid, Gid, Header, HostName, Kind, Mac, Message, MtuCode,
     PeerId, Psn, QpNumber, RdmaEndpoint, Rkey, RmbeIndex, RmbeSize, Token,
 };
+use crate::close::{Actions, Close, CloseEvent, CloseState, CloseTimeouts};
 use crate::handshake::rdma::{Contact, RdmaEnd, RdmaIdentity, Subnets, V1, V2};
 use crate::handshake::shm::{Identity, ShmEids, ShmGid, ShmHost, ShmLocal, ShmOffer};
 use crate::handshake::{
     Event, Fabric, Handshake, MAX_NEEDED, MAX_PEEKED, Peeked, Phase, RdmaClient, RdmaServer,
     ShmClient, ShmServer, Side, Timeouts,
 };
-use crate::rdma::sim::world::{Op, World};
+use crate::rdma::sim::world::{Op, Totals, World};
 
 /// Parses `data` as one CLC message. What parses can be said again, and then means the same.
 pub fn clc_message(data: &[u8]) {
@@ -294,19 +297,75 @@ fn talk<F: Fabric, S: Side<F>>(
 
 const _: () = assert!(MAX_NEEDED >= Header::LEN);
 
-/// Two engines over a simulated network, whose programs and faults are what `data` says: eight
-/// bytes of seed, then three for each operation.
-pub fn rdma_ops(data: &[u8]) {
-    let Some((seed, ops)) = data.split_first_chunk() else {
-        return;
-    };
-    let mut world = World::new(u64::from_le_bytes(*seed));
+/// Two engines over a simulated network. `data` are a seed for what is left to chance there, and
+/// [operations](Op): what programs do, and what breaks. Returns what came of them.
+pub fn rdma_ops(data: &[u8]) -> Totals {
+    let mut data = Unstructured::new(data);
+    let mut world = World::new(data.arbitrary().unwrap_or(0));
     world.act(Op::Open);
-    let (ops, _) = ops.as_chunks();
-    for op in ops {
-        world.act(Op::from_bytes(*op));
+    while !data.is_empty()
+        && let Ok(op) = data.arbitrary()
+    {
+        world.act(op);
     }
-    world.finish();
+    world.finish()
+}
+
+/// The end of a connection, as `data` has it: a byte for each thing that happens, the lowest four
+/// bits of which say what. Whatever order they come in, it frees its element once, says no more than
+/// it may, and waits for nothing for ever.
+pub fn close(data: &[u8]) {
+    let mut now = Instant::now();
+    let mut close = Close::new(CloseTimeouts::default());
+    let mut was_freed = false;
+    let mut check = |close: &Close, before: CloseState, actions: Actions| {
+        let frees = actions.has(Actions::FREE) || actions.has(Actions::FREE_UNCONFIRMED);
+        assert_eq!(
+            frees,
+            close.state() == CloseState::Closed && before != CloseState::Closed
+        );
+        assert!(!(frees && was_freed), "freed twice");
+        assert!(!was_freed || actions.is_empty(), "something is left to do");
+        was_freed |= frees;
+        assert_eq!(
+            close.poll_timeout().is_some(),
+            close.state().timer().is_some()
+        );
+    };
+    for byte in data {
+        let before = close.state();
+        let actions = match usize::from(byte & 0x0f) {
+            event if event < CloseEvent::ALL.len() => close.handle(CloseEvent::ALL[event], now),
+            13 => {
+                close.restart_timer(now);
+                Actions::NONE
+            }
+            _ => {
+                now += Duration::from_secs(u64::from(byte >> 4) * 8);
+                close.handle_timeout(now)
+            }
+        };
+        check(&close, before, actions);
+    }
+    // The program closes, what has to be said is said, and the peer is silent.
+    for event in [CloseEvent::Close, CloseEvent::Sent] {
+        let before = close.state();
+        let actions = close.handle(event, now);
+        check(&close, before, actions);
+    }
+    for _ in 0..4 {
+        let Some(due) = close.poll_timeout() else {
+            break;
+        };
+        now = now.max(due);
+        let before = close.state();
+        let actions = close.handle_timeout(now);
+        check(&close, before, actions);
+        let before = close.state();
+        let actions = close.handle(CloseEvent::Sent, now);
+        check(&close, before, actions);
+    }
+    assert_eq!(close.state(), CloseState::Closed);
 }
 
 #[cfg(test)]

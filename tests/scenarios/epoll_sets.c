@@ -437,3 +437,62 @@ static void added_under_a_sleeper(unsigned events, bool was_in_it, bool data_fir
 UNDER_A_SLEEPER(epoll_add_under_a_sleeper, EPOLLIN)
 UNDER_A_SLEEPER(epoll_add_edge_under_a_sleeper, EPOLLIN | EPOLLET)
 UNDER_A_SLEEPER(epoll_add_once_under_a_sleeper, EPOLLIN | EPOLLONESHOT)
+
+enum { ROUNDS = 30000, PAIRS = 4 };
+
+/* Answers each message, reading no more than there is: only an edge brings it back. */
+static void edge_server(struct task *t)
+{
+    long answered = 0;
+    while (answered < (long)ROUNDS * PAIRS) {
+        struct epoll_event ev[PAIRS];
+        int n = epoll_wait(t->fd, ev, PAIRS, 3000);
+        if (n <= 0)
+            break;
+        for (int i = 0; i < n; i++) {
+            char b[64];
+            if (!(ev[i].events & EPOLLIN))
+                continue;
+            ssize_t got = recv(ev[i].data.fd, b, sizeof b, MSG_DONTWAIT);
+            if (got > 0)
+                answered += send(ev[i].data.fd, b, got, MSG_NOSIGNAL) == got;
+        }
+    }
+    say("answered %ld", answered);
+}
+
+static void edge_client(struct task *t)
+{
+    char b[8] = "request";
+    long done = 0;
+    struct timeval limit = {4, 0};
+    MUST(setsockopt(t->fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit));
+    while (done < ROUNDS && send(t->fd, b, 8, MSG_NOSIGNAL) == 8 &&
+           recv(t->fd, b, 8, MSG_WAITALL) == 8)
+        done++;
+    say("done %ld", done);
+}
+
+/* No edge is lost between one look and the next. */
+SCENARIO(epoll_edges_of_many_messages, SMC)
+{
+    int ep = epoll_create1(0), c[PAIRS], s[PAIRS];
+    struct task clients[PAIRS] = {0}, server = {0};
+    const char *names[PAIRS] = {"one", "two", "three", "four"};
+    for (int i = 0; i < PAIRS; i++) {
+        tcp_pair_of(AF_INET, &c[i], &s[i]);
+        struct epoll_event ev = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+                                 .data.fd = s[i]};
+        MUST(epoll_ctl(ep, EPOLL_CTL_ADD, s[i], &ev));
+    }
+    checkpoint(2 * PAIRS);
+    start(&server, "server", edge_server, ep);
+    for (int i = 0; i < PAIRS; i++)
+        start(&clients[i], names[i], edge_client, c[i]);
+    for (int i = 0; i < PAIRS; i++)
+        join(&clients[i]);
+    join(&server);
+    for (int i = 0; i < PAIRS; i++)
+        close_both(c[i], s[i]);
+    CALL(close(ep));
+}

@@ -21,9 +21,9 @@ mod tests;
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::time::{ClockId, Timespec, clock_gettime};
 
 pub use candidate::{Candidate, Gid, Misfit, PortState, Subnets, Version};
 pub use error::Unresolved;
@@ -38,10 +38,7 @@ use sysfs::Sysfs;
 
 /// How long an answer is taken for true. Ports that fail, and edits of the table, are noticed
 /// after that.
-const LIFE: Timespec = Timespec {
-    tv_sec: 1,
-    tv_nsec: 0,
-};
+const LIFE: Duration = Duration::from_secs(1);
 /// Answers that are kept, one for each interface that connections leave by.
 const MAX_KNOWN: usize = 32;
 
@@ -54,16 +51,16 @@ const MAX_KNOWN: usize = 32;
 pub struct Resolver {
     table: PathBuf,
     sysfs: Sysfs,
-    life: Timespec,
+    life: Duration,
     known: Vec<Known>,
     /// Until when there are no RDMA devices.
-    none_until: Option<Timespec>,
+    none_until: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Known {
     egress: u32,
-    until: Timespec,
+    until: Instant,
     resolution: Resolution,
 }
 
@@ -141,7 +138,7 @@ impl Resolver {
     /// If there are no RDMA devices at all, the connection has no route, the table is refused, or
     /// the kernel cannot be asked. That no port is found is not an error yet.
     pub fn resolve(&mut self, flow: &Flow) -> Result<&Resolution, Unresolved> {
-        let now = clock_gettime(ClockId::Monotonic);
+        let now = Instant::now();
         let is_none = match self.none_until {
             Some(until) if now < until => true,
             // The kernel need not be asked for the route where there is nothing to find.
@@ -222,7 +219,7 @@ impl Resolver {
         devices.map_err(Unresolved::asking("the RDMA devices in sysfs"))
     }
 
-    fn none(&mut self, now: Timespec) -> Unresolved {
+    fn none(&mut self, now: Instant) -> Unresolved {
         if self.none_until.is_none_or(|until| until <= now) {
             self.none_until = Some(now + self.life);
         }

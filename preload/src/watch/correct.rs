@@ -5,7 +5,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 use libc::epoll_event;
 use smcr_core::engine::Phase;
 
-use super::edge::{ALWAYS, WRITABLE, ready};
+use super::edge::{ALWAYS, Look, WRITABLE};
 use super::set::{EDGE, ONCE, Set};
 
 /// What the kernel says when there is something to receive.
@@ -68,24 +68,27 @@ impl Set {
             // Its handshake is pending. A unix socket has a bit that TCP has not.
             return seen & !(libc::EPOLLWRBAND as u32);
         };
-        let mut mask = ready(smc, member.events);
+        let mut look = Look::at(smc);
+        let mut mask = look.mask(member.events);
         let hangup = seen & (libc::EPOLLHUP | libc::EPOLLRDHUP) as u32 != 0;
         if hangup && smc.readiness() & libc::POLLRDHUP == 0
             || seen & INCOMING != 0 && mask & !WRITABLE == 0
         {
             // SAFETY: the descriptor is in the set, so the program has it open.
             smc.recheck(unsafe { BorrowedFd::borrow_raw(member.fd) });
-            mask = ready(smc, member.events);
+            look = Look::at(smc);
+            mask = look.mask(member.events);
         }
         if seen & member.events & WRITABLE != 0 && mask & WRITABLE == 0 {
             // There is too little space to say so, and the kernel does not know it yet.
             // SAFETY: as above.
             smc.arm_writable(unsafe { BorrowedFd::borrow_raw(member.fd) });
-            mask = ready(smc, member.events);
+            look = Look::at(smc);
+            mask = look.mask(member.events);
         }
         if member.events & EDGE != 0 {
-            if member.edge.is_news(member.events, smc, mask) {
-                member.edge.told(smc, mask);
+            if member.edge.is_news(member.events, smc, look) {
+                member.edge.told(member.events, smc, look);
             } else {
                 mask = 0;
             }

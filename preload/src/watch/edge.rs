@@ -18,10 +18,36 @@ const OURS: u32 = (libc::EPOLLIN
     | libc::EPOLLRDNORM
     | libc::EPOLLWRNORM) as u32;
 
-/// What epoll would say of a stream. (The EPOLL bits are the POLL bits.)
-#[inline]
-pub(super) fn ready(smc: &Smc, events: u32) -> u32 {
-    u32::from(smc.readiness() as u16) & (events & OURS | ALWAYS)
+/// A stream at one moment. What comes while it is looked at is in the next look at the latest.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Look {
+    /// How many bytes had arrived, at least.
+    arrivals: u64,
+    readiness: i16,
+}
+
+impl Look {
+    #[inline]
+    pub(super) fn at(smc: &Smc) -> Self {
+        // In this order: bytes that are counted are reported, too.
+        let arrivals = smc.arrivals();
+        Self {
+            arrivals,
+            readiness: smc.readiness(),
+        }
+    }
+
+    /// What epoll would say to the watcher of `events`. (The EPOLL bits are the POLL bits.)
+    #[inline]
+    pub(super) fn mask(self, events: u32) -> u32 {
+        u32::from(self.readiness as u16) & (events & OURS | ALWAYS)
+    }
+
+    /// Whether the peer's end has been reached, or reading is over.
+    #[inline]
+    pub(super) fn is_eof(self) -> bool {
+        self.readiness & libc::POLLRDHUP != 0
+    }
 }
 
 /// What an edge-triggered watcher was told.
@@ -38,10 +64,11 @@ pub(super) struct Edge {
 }
 
 impl Edge {
-    /// Whether `mask` says something that has to be told to the watcher of `events`: anything, if
-    /// it is level-triggered; what TCP would give an edge for, if it is edge-triggered.
+    /// Whether `look` has something that has to be told to the watcher of `events`: anything, if it
+    /// is level-triggered; what TCP would give an edge for, if it is edge-triggered.
     #[inline]
-    pub(super) fn is_news(&self, events: u32, smc: &Smc, mask: u32) -> bool {
+    pub(super) fn is_news(&self, events: u32, smc: &Smc, look: Look) -> bool {
+        let mask = look.mask(events);
         if events & libc::EPOLLET as u32 == 0 {
             // Writability alone is the kernel's matter, unless it was made to say otherwise.
             return mask & !WRITABLE != 0 || mask != 0 && smc.is_blocked();
@@ -50,18 +77,19 @@ impl Edge {
             return false;
         }
         let (_, consumed) = smc.bytes();
-        smc.arrivals() > self.arrivals.max(consumed)
-            || !self.eof && smc.readiness() & libc::POLLRDHUP != 0
+        look.arrivals > self.arrivals.max(consumed)
+            || !self.eof && look.is_eof()
             || !self.fatal && mask & ALWAYS != 0
             || mask & WRITABLE != 0 && (!self.any || smc.was_unblocked())
     }
 
-    /// The watcher is told `mask`.
+    /// The watcher of `events` is told what `look` has for it.
     #[inline]
-    pub(super) fn told(&mut self, smc: &Smc, mask: u32) {
+    pub(super) fn told(&mut self, events: u32, smc: &Smc, look: Look) {
+        let mask = look.mask(events);
         *self = Self {
-            arrivals: smc.arrivals(),
-            eof: smc.readiness() & libc::POLLRDHUP != 0,
+            arrivals: look.arrivals,
+            eof: look.is_eof(),
             fatal: mask & ALWAYS != 0,
             any: true,
         };

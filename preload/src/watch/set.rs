@@ -11,7 +11,7 @@ use rustix::event::EventfdFlags;
 use smcr_core::conn::Smc;
 use smcr_core::fds;
 
-use super::edge::{Edge, WRITABLE, ready};
+use super::edge::{Edge, Look, WRITABLE};
 use crate::stream::StreamRef;
 
 /// An epoll set. Sets are never freed, only reused: a stream's [`super::Watch`] may point to one
@@ -369,13 +369,13 @@ impl Set {
             if !member.active || smc.is_quiet() && !(member.wants_space() && smc.is_blocked()) {
                 continue;
             }
-            let mask = ready(smc, member.events);
-            if !member.edge.is_news(member.events, smc, mask) {
+            let look = Look::at(smc);
+            if !member.edge.is_news(member.events, smc, look) {
                 continue;
             }
-            member.edge.told(smc, mask);
+            member.edge.told(member.events, smc, look);
             out[found] = epoll_event {
-                events: mask,
+                events: look.mask(member.events),
                 u64: member.data,
             };
             found += 1;
@@ -403,8 +403,8 @@ impl Set {
                 // SAFETY: the descriptor is in the set, so the program has it open.
                 smc.arm_writable(unsafe { BorrowedFd::borrow_raw(member.fd) });
             }
-            let mask = ready(smc, member.events);
-            if member.active && member.edge.is_news(member.events, smc, mask) {
+            let look = Look::at(smc);
+            if member.active && member.edge.is_news(member.events, smc, look) {
                 self.sleepers.fetch_sub(1, Ordering::SeqCst);
                 return false;
             }

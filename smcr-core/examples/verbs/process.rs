@@ -121,29 +121,17 @@ pub(crate) fn descriptors(gid: &Gid) -> Outcome {
         return Err("no room above the limit of descriptors".into());
     }
     let lowest = || -> Result<OwnedFd> { Ok(std::fs::File::open("/dev/null")?.into()) };
+    let limit = smcr_core::fds::program_limit();
+    let ours_before = own_descriptors(limit)?;
     let before = lowest()?.as_raw_fd();
     let port = verbs::open(&gid.device, 1)?;
     let after = lowest()?.as_raw_fd();
     if before != after {
         return Err(format!("the lowest free descriptor was {before}, and is {after}").into());
     }
-    let limit = smcr_core::fds::program_limit();
-    let mut ours = 0;
-    for entry in std::fs::read_dir("/proc/self/fd")? {
-        let name = entry?.file_name().into_string().map_err(|_| "not text")?;
-        let number: i32 = name.parse()?;
-        if number < limit {
-            continue;
-        }
-        ours += 1;
-        // SAFETY: takes integers.
-        let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
-        if flags & libc::FD_CLOEXEC == 0 {
-            return Err(format!("descriptor {number} survives exec").into());
-        }
-    }
+    let ours = own_descriptors(limit)? - ours_before;
     if ours != 3 {
-        return Err(format!("{ours} descriptors of ours are above {limit}").into());
+        return Err(format!("{ours} descriptors of the port's are above {limit}").into());
     }
     let own = [port.completion_fd(), port.event_fd()];
     if own.iter().any(|fd| fd.as_raw_fd() < limit) {
@@ -158,4 +146,23 @@ pub(crate) fn descriptors(gid: &Gid) -> Outcome {
         return Err(format!("{left} descriptors are left").into());
     }
     Ok(())
+}
+
+/// How many descriptors are above the program's; an error if one of them survives exec.
+fn own_descriptors(limit: i32) -> Result<i32> {
+    let mut ours = 0;
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let name = entry?.file_name().into_string().map_err(|_| "not text")?;
+        let number: i32 = name.parse()?;
+        if number < limit {
+            continue;
+        }
+        ours += 1;
+        // SAFETY: takes integers.
+        let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+        if flags & libc::FD_CLOEXEC == 0 {
+            return Err(format!("descriptor {number} survives exec").into());
+        }
+    }
+    Ok(ours)
 }

@@ -212,10 +212,15 @@ impl Smc {
         self.tell_wire_of_reading();
         let empty = done == available;
         if wake_writer {
-            control.writer_waiting.store(0, Ordering::Relaxed);
             // One bell stays while there is data: we are readable.
-            let keep = u32::from(!empty);
-            bell::drain(fd, control, bells.saturating_sub(keep));
+            let known = bells.saturating_sub(u32::from(!empty));
+            bell::drain(fd, control, known);
+            // The writer may have filled its end after we looked at the bells. Of those, too, one
+            // stays, which may be for data.
+            let more = control.bells.load(Ordering::Acquire);
+            if more >= bell::BLOCKED {
+                bell::drain(fd, control, more - 1);
+            }
         } else if empty {
             bell::drain(fd, control, bells);
         }

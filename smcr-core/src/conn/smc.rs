@@ -5,7 +5,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use rustix::io::Errno;
 
@@ -216,12 +216,12 @@ impl Smc {
 
     /// Makes our end unwritable until the other one drains.
     fn block(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
-        if !self.plugs() {
-            bell::block(fd, self.tx.control(), bell::BLOCKED)
-        } else if self.is_blocked() {
-            Ok(())
-        } else {
+        if self.plugs() {
+            // Also if one is counted: whoever takes it out does so before it is counted down, and
+            // wakes us in between. A queue that is full takes no second one.
             bell::plug(fd, self.tx.control())
+        } else {
+            bell::block(fd, self.tx.control(), bell::BLOCKED)
         }
     }
 
@@ -454,39 +454,27 @@ impl Smc {
 
     /// The program wants to sleep until the socket is writable. False if it is writable already.
     pub fn arm_writable(&self, fd: BorrowedFd<'_>) -> bool {
-        let control = self.tx.control();
+        self.tx.wait_for_space();
         self.blocked.store(true, Ordering::Relaxed);
-        loop {
-            control.writer_waiting.store(1, Ordering::SeqCst);
-            if self.readiness() & libc::POLLOUT != 0 {
-                if !self.is_blocked() {
-                    control.writer_waiting.store(0, Ordering::Relaxed);
-                }
-                self.kick_wire();
-                return false;
+        if self.readiness() & libc::POLLOUT != 0 {
+            if !self.is_blocked() {
+                let waiting = &self.tx.control().writer_waiting;
+                waiting.store(0, Ordering::Relaxed);
             }
-            if self.block(fd).is_err() {
-                self.see_hangup(fd, 0);
-            }
-            if self.readiness() & libc::POLLOUT != 0 {
-                // Nobody else may find the end unwritable for long.
-                self.kick_wire();
-                return false;
-            }
-            if self.is_still_waiting() {
-                return true;
-            }
+            self.kick_wire();
+            return false;
         }
-    }
-
-    /// Whether the other end will drain what makes ours unwritable: it takes the flag down first.
-    /// One that was about to do so for space that is used up again may have overlooked what came
-    /// meanwhile.
-    pub(super) fn is_still_waiting(&self) -> bool {
-        // Either the flag is seen to be down here, or the packets are seen by who takes it down.
-        fence(Ordering::SeqCst);
-        let is_wire = matches!(self.home, Home::Rdma(_));
-        !is_wire || self.tx.control().writer_waiting.load(Ordering::Relaxed) != 0
+        if self.block(fd).is_err() {
+            self.see_hangup(fd, 0);
+        }
+        // Whoever made space in between has seen no packet to take out, perhaps.
+        self.tx.wait_for_space();
+        if self.readiness() & libc::POLLOUT != 0 {
+            // Nobody else may find the end unwritable for long.
+            self.kick_wire();
+            return false;
+        }
+        true
     }
 
     /// Counts this thread among those that sleep until the socket is readable; to be called

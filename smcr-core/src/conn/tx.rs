@@ -176,7 +176,7 @@ impl Smc {
         // Before the last look, as the flag: what is freed after it is told.
         let _sleep = Waiting::on(self).fall_asleep();
         let control = self.tx.control();
-        control.writer_waiting.store(1, Ordering::SeqCst);
+        self.tx.wait_for_space();
         if has_space() {
             return Ok(());
         }
@@ -187,7 +187,9 @@ impl Smc {
             Home::Rdma(_) => bell::plug(fd, control),
             Home::Shm(_) => bell::block(fd, control, 16),
         };
-        if has_space() || !self.is_still_waiting() {
+        // Whoever made space in between has seen no packet to take out, perhaps.
+        self.tx.wait_for_space();
+        if has_space() {
             return Ok(());
         }
         let woken = filled.and_then(|()| {

@@ -1,5 +1,6 @@
 //! A short run over seeded inputs. `SMCR_FUZZ_RUNS` sets how many, `SMCR_FUZZ_SEED` where to begin.
 
+use crate::rdma::sim::world::Totals;
 use crate::{cdc, clc, llc};
 
 /// xorshift64*: all that is asked of it is to be the same everywhere.
@@ -147,12 +148,23 @@ fn rdma_handshake() {
 }
 
 #[test]
+fn close() {
+    run(super::close, |random, data| {
+        let len = random.below(12);
+        data.extend((0..len).map(|_| (random.next() >> 40) as u8));
+    });
+}
+
+#[test]
 fn rdma_ops() {
     // Each run is hundreds of operations.
     let mut random = Random(number("SMCR_FUZZ_SEED", 0x5eed).max(1));
-    for _ in 0..number("SMCR_FUZZ_RUNS", 200_000) / 1000 {
+    let mut all = Totals::default();
+    for _ in 0..number("SMCR_FUZZ_RUNS", 200_000) / 2000 {
         let len = 8 + 3 * random.below(300);
         let data: Vec<u8> = (0..len).map(|_| (random.next() >> 40) as u8).collect();
-        super::rdma_ops(&data);
+        all += super::rdma_ops(&data);
     }
+    println!("{all:#?}");
+    assert!(all.faults > 50 && all.lost_groups > 10 && all.bytes > 500_000);
 }

@@ -93,6 +93,10 @@ impl Kicked {
     }
 
     pub(super) fn is_empty(&self) -> bool {
+        // Either whoever gave up the lock sees what was put into the list, or whoever did that sees
+        // that the lock is free. (On x86 both have done something already that orders the two.)
+        #[cfg(not(target_arch = "x86_64"))]
+        std::sync::atomic::fence(Ordering::SeqCst);
         self.0.load(Ordering::SeqCst).is_null()
     }
 

@@ -321,8 +321,9 @@ impl State {
     fn look_at_deadlines(&mut self, now: Instant) {
         for index in 0..self.connections.len() {
             let place = &mut self.connections[index];
-            if let Some((_, connection)) = &mut place.connection
-                && connection.timed_out(now)
+            if let Some((group, connection)) = &mut place.connection
+                && let is_alive = self.groups.get(group).is_some_and(Group::is_ready)
+                && connection.timed_out(now, is_alive)
             {
                 self.dirty.push(ConnId {
                     index: index as u32,

@@ -6,6 +6,7 @@
 //! lies beside the ring.
 
 mod arena;
+mod cursors;
 mod lock;
 mod memory;
 pub(crate) mod ring;
@@ -17,3 +18,8 @@ pub use lock::{Lock, LockGuard};
 pub use memory::{Memory, MemoryError};
 pub use ring::{BadCursor, Rx, Tx};
 pub use rmb::{Geometry, Rmb, RmbeControl, flag};
+
+/// What the cursors stand on; the models of them have other ones.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicU64, Ordering, fence};
+}

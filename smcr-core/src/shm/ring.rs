@@ -4,18 +4,11 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::Ordering;
 
-use super::{Local, Rmb, RmbeControl};
-
-/// [`RmbeControl::armed`]: ring for the next arrival.
-pub(crate) const ONCE: u32 = 1;
-/// [`RmbeControl::armed`]: ring for every arrival, as long as few bells are unread.
-pub(crate) const ALWAYS: u32 = 2;
-
-/// The peer wrote a cursor that cannot be true. The connection is lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BadCursor;
+pub use super::cursors::BadCursor;
+pub(crate) use super::cursors::{ALWAYS, ONCE};
+use super::{Local, Rmb, RmbeControl, cursors};
 
 /// An RMBE as one of its two ends uses it.
 #[derive(Debug, Clone)]
@@ -115,32 +108,6 @@ fn pieces(
     }
 }
 
-/// How far the two cursors of a ring are apart: `own` is this end's, `theirs` reads the peer's.
-///
-/// Not only the holder of the lock asks. Another thread may move our cursor in between, and the
-/// peer follow, so that the two that were read never were true together; only if ours stood still
-/// meanwhile, an impossible distance is the peer's lie.
-#[inline]
-fn distance(
-    own: &AtomicU64,
-    theirs: impl Fn() -> u64,
-    size: usize,
-    minus: impl Fn(u64, u64) -> u64,
-) -> Result<usize, BadCursor> {
-    let mut mine = own.load(Ordering::Acquire);
-    loop {
-        let far = minus(mine, theirs());
-        if far <= size as u64 {
-            return Ok(far as usize);
-        }
-        let now = own.load(Ordering::Acquire);
-        if now == mine {
-            return Err(BadCursor);
-        }
-        mine = now;
-    }
-}
-
 impl Tx {
     /// The writing end for RMBE `index` (from 0) of the peer's `rmb`.
     pub fn new(rmb: Arc<Rmb>, index: u8) -> Self {
@@ -153,13 +120,7 @@ impl Tx {
     /// [`BadCursor`] if the peer's consumer cursor went back or overtook us.
     #[inline]
     pub fn unread(&self, local: &Local) -> Result<usize, BadCursor> {
-        let cons = &self.control().cons;
-        distance(
-            &local.prod,
-            || cons.load(Ordering::Acquire),
-            self.size,
-            |prod, cons| prod.wrapping_sub(cons),
-        )
+        cursors::unread(self.control(), local, self.size)
     }
 
     /// Bytes that fit for sure, at least `wanted` if there is room for that many. The reader's
@@ -170,17 +131,7 @@ impl Tx {
     /// See [`Self::unread`].
     #[inline]
     pub fn free(&self, local: &Local, wanted: usize) -> Result<usize, BadCursor> {
-        let prod = local.prod.load(Ordering::Relaxed);
-        let seen = local.peer_cons.load(Ordering::Relaxed);
-        let free = self.size.saturating_sub(prod.wrapping_sub(seen) as usize);
-        if free >= wanted {
-            return Ok(free);
-        }
-        let unread = self.unread(local)?;
-        local
-            .peer_cons
-            .store(prod.wrapping_sub(unread as u64), Ordering::Relaxed);
-        Ok(self.size - unread)
+        cursors::free(self.control(), local, self.size, wanted)
     }
 
     /// Copies `len` bytes to the ring behind what is there, without publishing them: `fill` is
@@ -202,26 +153,21 @@ impl Tx {
     #[inline]
     #[must_use]
     pub fn publish(&self, local: &Local, len: usize) -> bool {
-        let prod = local.prod.load(Ordering::Relaxed) + len as u64;
-        local.prod.store(prod, Ordering::Relaxed);
-        self.control().prod.store(prod, Ordering::Release);
-        self.take_bell()
+        cursors::publish(self.control(), local, len)
     }
 
     /// True if the reader is armed; takes the flag down, so that one caller rings.
     #[inline]
     #[must_use]
     pub fn take_bell(&self) -> bool {
-        let armed = &self.control().armed;
-        // Either the reader, who armed and then looked at the cursor, sees our bytes, or we see
-        // its flag here.
-        fence(Ordering::SeqCst);
-        match armed.load(Ordering::Relaxed) {
-            0 => false,
-            // Two unread bells leave the sending end writable.
-            ALWAYS => self.control().bells.load(Ordering::Relaxed) < 2,
-            _ => armed.swap(0, Ordering::AcqRel) != 0,
-        }
+        cursors::take_bell(self.control())
+    }
+
+    /// Says that this end waits for space. To look once more afterwards, and to sleep only if
+    /// there is still none.
+    #[inline]
+    pub fn wait_for_space(&self) {
+        cursors::wait_for_space(self.control());
     }
 }
 
@@ -237,13 +183,7 @@ impl Rx {
     /// [`BadCursor`] if the peer's producer cursor went back or overran the ring.
     #[inline]
     pub fn available(&self, local: &Local) -> Result<usize, BadCursor> {
-        let prod = &self.control().prod;
-        distance(
-            &local.cons,
-            || prod.load(Ordering::Acquire),
-            self.size,
-            |cons, prod| prod.wrapping_sub(cons),
-        )
+        cursors::available(self.control(), local, self.size)
     }
 
     /// Hands `len` bytes, starting `skip` bytes behind the consumer cursor, to `drain` piece by
@@ -267,17 +207,7 @@ impl Rx {
     #[inline]
     #[must_use]
     pub fn consume(&self, local: &Local, len: usize) -> bool {
-        let cons = local.cons.load(Ordering::Relaxed) + len as u64;
-        local.cons.store(cons, Ordering::Relaxed);
-        let control = self.control();
-        control.cons.store(cons, Ordering::Release);
-        // Either the writer, who says that it waits and then looks at the cursor, sees the space,
-        // or we see it waiting.
-        fence(Ordering::SeqCst);
-        control.writer_waiting.load(Ordering::Relaxed) != 0
-            && self
-                .available(local)
-                .is_ok_and(|left| left <= self.size / 2)
+        cursors::consume(self.control(), local, self.size, len)
     }
 
     /// Puts bytes into our own ring at position `at`, before the peer begins to write: they came
@@ -302,11 +232,6 @@ impl Rx {
     /// more: true if the ring is still empty, so that sleeping is safe.
     #[inline]
     pub fn arm(&self, local: &Local, level: u32) -> bool {
-        let control = self.control();
-        if control.armed.load(Ordering::Relaxed) != level {
-            control.armed.store(level, Ordering::Relaxed);
-        }
-        fence(Ordering::SeqCst);
-        self.available(local) == Ok(0)
+        cursors::arm(self.control(), local, self.size, level)
     }
 }

@@ -7,6 +7,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::time::SystemTime;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
@@ -14,7 +15,6 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
-use rustix::time::{ClockId, clock_gettime};
 
 use super::identity::{Identity, is_alive};
 use super::page::MAGIC;
@@ -261,9 +261,16 @@ fn same_namespaces(page: &OwnedFd, own: &Identity) -> Result<bool, Errno> {
         && word(std::mem::offset_of!(Header, time_ns)) == Some(own.time_ns))
 }
 
+/// Seconds since 1970. (By way of the C library: what rustix does instead, which is to look for the
+/// vDSO itself, kills a program under valgrind.)
+pub(super) fn unix_time() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |time| time.as_secs())
+}
+
 /// Seconds since the last modification, `None` if that is in the future.
 fn age_secs(stat: &Stat) -> Option<u64> {
-    let now = clock_gettime(ClockId::Realtime).tv_sec;
+    let now = i64::try_from(unix_time()).ok()?;
     u64::try_from(now - stat.st_mtime).ok()
 }
 

@@ -14,11 +14,9 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags};
-use rustix::param::page_size;
 use rustix::process::{Resource, getrlimit};
-use rustix::time::{ClockId, clock_gettime};
 
-use super::dir::{Directory, page_name};
+use super::dir::{Directory, page_name, unix_time};
 use super::identity::Identity;
 use super::page::{MAGIC, Page, SLOT_LEN, SLOTS_OFFSET, SlotCell, VERSION, store_text};
 use super::words::COUNTERS;
@@ -161,8 +159,7 @@ impl Mapping {
         header.counters.store(COUNTERS as u32, Ordering::Relaxed);
         header.capacity.store(self.capacity, Ordering::Relaxed);
         header.slot_len.store(SLOT_LEN as u32, Ordering::Relaxed);
-        let now = clock_gettime(ClockId::Realtime).tv_sec;
-        header.opened_at.store(now as u64, Ordering::Relaxed);
+        header.opened_at.store(unix_time(), Ordering::Relaxed);
         store_text(&header.library, env!("CARGO_PKG_VERSION").as_bytes());
 
         let mut buf = [0; 2048];
@@ -303,4 +300,11 @@ fn create_file(directory: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> 
     // The umask may have taken away what the reader needs.
     rustix::fs::fchmod(&file, mode)?;
     Ok(file)
+}
+
+/// Bytes of a page of memory. (By way of the C library, as [`unix_time`].)
+fn page_size() -> usize {
+    // SAFETY: takes an integer.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(size).unwrap_or(4096)
 }

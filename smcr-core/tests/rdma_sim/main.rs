@@ -77,6 +77,29 @@ fn late_writes_do_not_carry_the_bytes_of_others() {
     assert!(groups > 250, "the second one was there in time: {groups}");
 }
 
+/// A program sends what its peer is slow to read, and closes: it arrives all the same, and the end
+/// of the stream behind it.
+#[test]
+fn who_closes_is_read_to_the_end_however_long_that_takes() {
+    for seed in 0..10 {
+        let mut world = World::new(seed);
+        let place = 0;
+        world.act(Op::Open);
+        for _ in 0..4 {
+            let (side, len) = (0, 96 << 10);
+            world.act(Op::Send { place, side, len });
+            world.act(Op::Wait { micros: 1000 });
+        }
+        world.act(Op::Close { place, side: 0 });
+        let micros = 300_000_000;
+        world.act(Op::Wait { micros });
+        world.act(Op::Settle);
+        let all = world.finish();
+        assert_eq!((all.ends, all.errors), (1, 0), "seed {seed}");
+        assert!(all.bytes >= 32 << 10, "more than the smallest ring holds");
+    }
+}
+
 /// What is sent and read at once costs its sender one WRITE (two where the peer's ring wraps), one
 /// message, and one doorbell; the reader says only now and then how far it has read.
 #[test]

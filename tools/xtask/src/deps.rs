@@ -11,7 +11,7 @@ use smcr_tests::scenario::process;
 use crate::ui;
 
 /// A program or file, and the Debian package that has it.
-const NEEDED: [(&str, &str); 17] = [
+const NEEDED: [(&str, &str); 18] = [
     ("iperf3", "iperf3"),
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
@@ -23,6 +23,7 @@ const NEEDED: [(&str, &str); 17] = [
     ("sockperf", "sockperf"),
     ("curl", "curl"),
     ("python3", "python3"),
+    ("valgrind", "valgrind"),
     ("gcc", "gcc"),
     ("/usr/include/stdio.h", "libc6-dev"),
     // What the library is built with: the headers of RDMA, and what reads them.

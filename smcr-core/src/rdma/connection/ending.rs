@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::{Connection, Pumped};
 use crate::cdc::ConnState;
-use crate::close::{Actions, CloseEvent};
+use crate::close::{Actions, CloseEvent, CloseTimer};
 use crate::conn::state;
 use crate::shm::flag;
 
@@ -141,9 +141,18 @@ impl Connection {
         self.happened(CloseEvent::Abort, now);
     }
 
-    /// The time is looked at. True if something came of it.
-    pub(in crate::rdma) fn timed_out(&mut self, now: Instant) -> bool {
+    /// The time is looked at. True if something came of it. `is_alive`: the link works, which is
+    /// tested far more often than this timer comes.
+    pub(in crate::rdma) fn timed_out(&mut self, now: Instant, is_alive: bool) -> bool {
         let due = self.close.poll_timeout().is_some_and(|at| at <= now);
+        let waits_for_reader = self.close.state().timer() == Some(CloseTimer::Closed)
+            && self.produced() > self.peer_cons;
+        if due && is_alive && waits_for_reader {
+            // The program closed, and its peer is slow to read. TCP waits as long as somebody
+            // answers its probes.
+            self.close.restart_timer(now);
+            return false;
+        }
         if due {
             let actions = self.close.handle_timeout(now);
             self.act(actions);

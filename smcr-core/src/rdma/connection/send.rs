@@ -1,7 +1,7 @@
 //! What goes out: the bytes of the send buffer by RDMA WRITE, and CDC messages that tell of them.
 
 use std::os::fd::AsFd;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use rustix::io::Errno;
@@ -234,12 +234,10 @@ impl Connection {
 
     /// There is room for a program that waits for some.
     pub(super) fn wake_writer(&self) {
-        let control = self.outbound.control();
-        control.writer_waiting.store(0, Ordering::Relaxed);
-        // Either the packets of a writer that begins to wait are seen here, or it sees that the flag
-        // is down.
-        fence(Ordering::SeqCst);
-        bell::unplug(self.end.as_fd(), control);
+        // What else the packets told, another process' bell for data, is looked at before the lock is
+        // left; the next one has to be asked for.
+        bell::unplug(self.end.as_fd(), self.outbound.control());
+        self.arm_for_others();
     }
 
     /// Whether we may still write to memory of the peer's that is in `element`, too. Not after our

@@ -16,15 +16,18 @@ impl Connection {
 
     /// Has others ring for what they write, as long as there are others.
     fn arm(&self) {
+        self.arm_for_others();
+        // What they read is told by taking bells out, once there is need for it.
+        if self.window() < u64::from(self.in_window.capacity()) / 2 {
+            self.inbound.wait_for_space();
+            let _ = bell::block(self.end.as_fd(), self.inbound.control(), bell::BLOCKED);
+        }
+    }
+
+    pub(super) fn arm_for_others(&self) {
         let others = self.app.processes.load(Ordering::Relaxed) > 1;
         if others || self.shared.left.load(Ordering::Relaxed) {
             self.outbound.arm(&self.own, crate::shm::ring::ONCE);
-        }
-        // What they read is told by taking bells out, once there is need for it.
-        let waiting = &self.inbound.control().writer_waiting;
-        if self.window() < u64::from(self.in_window.capacity()) / 2 {
-            waiting.store(1, Ordering::SeqCst);
-            let _ = bell::block(self.end.as_fd(), self.inbound.control(), bell::BLOCKED);
         }
     }
 

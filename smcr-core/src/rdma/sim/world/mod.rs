@@ -21,7 +21,7 @@ use crate::clc::MtuCode;
 use crate::rdma::fabric::Counts;
 use crate::stat::Role;
 use end::{Endpoint, Opening};
-pub use ops::Op;
+pub use ops::{Op, Trouble};
 pub use siege::{Besieged, Moment, Siege};
 use stream::Connection;
 
@@ -138,6 +138,7 @@ impl World {
             Op::Abort { place, side } => self.with(place, |c, _, _| c.close(side, true)),
             Op::Wait { micros } => self.run(Duration::from_micros(micros.into())),
             Op::Fault => self.fault(),
+            Op::Trouble { what, side } => self.trouble(what, side),
             Op::Stall { side, micros } => self.stall(side, Duration::from_micros(micros.into())),
             Op::Settle => self.settle(),
         }
@@ -416,6 +417,33 @@ impl World {
         }
     }
 
+    fn trouble(&mut self, what: Trouble, side: usize) {
+        let (port, other) = (PortId(side), PortId(1 - side));
+        let fault = match what {
+            Trouble::EndGroup => return self.end_group(side),
+            Trouble::Lose => return self.lose_packets(side),
+            Trouble::Block => Fault::Block {
+                from: port,
+                to: other,
+            },
+            Trouble::Unblock => Fault::Unblock {
+                from: port,
+                to: other,
+            },
+            Trouble::Down => Fault::Down(port),
+            Trouble::Up => Fault::Up(port),
+            Trouble::Break(error) => {
+                for link in self.ends[side].links() {
+                    self.totals.faults += 1;
+                    self.inject(Fault::Break { link, error });
+                }
+                return;
+            }
+        };
+        self.totals.faults += 1;
+        self.inject(fault);
+    }
+
     fn stall(&mut self, side: usize, time: Duration) {
         let port = PortId(side);
         self.net.inject(Fault::Stall(port));
@@ -431,8 +459,7 @@ impl World {
     }
 
     /// So many events. Mostly they are near: a jump to one that is far away (the end of a fault, a
-    /// link that gives up) leaves nothing of what happens meanwhile to chance. Never as far as the
-    /// close timers: a program that reads nothing for a minute may find its closed peer gone.
+    /// link that gives up) leaves nothing of what happens meanwhile to chance.
     fn steps(&mut self, count: u64) {
         let far = self.random.once_in(64);
         let time = Duration::from_millis(if far { 3000 } else { 1 });

@@ -1,6 +1,9 @@
 //! What programs and the network may do, by chance or as a fuzzer wants it.
 
+use arbitrary::{Arbitrary, Result, Unstructured};
+
 use super::Random;
+use crate::rdma::fabric::LinkError;
 
 /// One operation. `place` names a connection modulo how many there are; `side` is 0 or 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,8 +31,11 @@ pub enum Op {
     /// Nobody does anything for so long.
     #[expect(missing_docs, reason = "the type's description has them")]
     Wait { micros: u32 },
-    /// Something breaks, perhaps for a time.
+    /// Something breaks, perhaps for a time; chance decides what.
     Fault,
+    /// This breaks, or comes back, on one side.
+    #[expect(missing_docs, reason = "the type's description has them")]
+    Trouble { what: Trouble, side: usize },
     /// One engine does not poll for so long.
     #[expect(missing_docs, reason = "the type's description has them")]
     Stall { side: usize, micros: u32 },
@@ -64,23 +70,78 @@ impl Op {
             _ => Self::Settle,
         }
     }
+}
 
-    /// The operation that three bytes of a fuzzer's input stand for.
-    pub fn from_bytes([kind, place, size]: [u8; 3]) -> Self {
+/// What may happen to one side's port, or to its queue pairs. What does not end by itself ends when
+/// everything has to arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// Nothing leaves it any more.
+    Block,
+    /// The end of that.
+    Unblock,
+    /// The port goes down.
+    Down,
+    /// The port comes back.
+    Up,
+    /// A packet is lost, and repeated.
+    Lose,
+    /// The queue pairs break.
+    Break(LinkError),
+    /// The engine ends its link group.
+    EndGroup,
+}
+
+impl Trouble {
+    const ALL: [Self; 9] = [
+        Self::Block,
+        Self::Unblock,
+        Self::Down,
+        Self::Up,
+        Self::Lose,
+        Self::Break(LinkError::Unreachable),
+        Self::Break(LinkError::Refused),
+        Self::Break(LinkError::Local),
+        Self::EndGroup,
+    ];
+}
+
+impl Arbitrary<'_> for Op {
+    fn arbitrary(bytes: &mut Unstructured<'_>) -> Result<Self> {
+        let kind: u8 = bytes.arbitrary()?;
         let side = usize::from(kind >> 7);
-        let len = 1 + (u32::from(size & 0x0f) << (size >> 4));
-        match kind & 0x0f {
-            0..4 => Self::Send { place, side, len },
-            4..8 => Self::Receive { place, side, len },
-            8 => Self::Urgent { place, side },
-            9 => Self::Shutdown { place, side },
-            10 => Self::Close { place, side },
-            11 => Self::Abort { place, side },
-            12 => Self::Wait { micros: len },
-            13 => Self::Stall { side, micros: len },
-            14 => Self::Fault,
-            _ if size == 0 => Self::Settle,
+        let place = bytes.arbitrary()?;
+        let mut size = || {
+            // Each order of magnitude as often.
+            let size: u8 = bytes.arbitrary()?;
+            Ok(1 + (u32::from(size & 0x0f) << (size >> 4)))
+        };
+        Ok(match kind & 0x1f {
+            0..8 => Self::Send {
+                place,
+                side,
+                len: size()?,
+            },
+            8..16 => Self::Receive {
+                place,
+                side,
+                len: size()?,
+            },
+            16 | 17 => Self::Urgent { place, side },
+            18 => Self::Shutdown { place, side },
+            19 => Self::Close { place, side },
+            20 => Self::Abort { place, side },
+            21..24 => Self::Wait { micros: size()? },
+            24 | 25 => Self::Stall {
+                side,
+                micros: size()?,
+            },
+            26 | 27 => Self::Trouble {
+                what: *bytes.choose(&Trouble::ALL)?,
+                side,
+            },
+            28 => Self::Settle,
             _ => Self::Open,
-        }
+        })
     }
 }

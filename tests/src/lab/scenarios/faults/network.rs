@@ -44,24 +44,29 @@ pub(in super::super) fn run(pair: &mut Pair) -> Result<()> {
 
 /// A cable further away, or a switch: neither end sees anything of it.
 fn short_loss(pair: &mut Pair) -> Result<()> {
-    const LOSE: &str = "tc qdisc add dev eth0 root netem loss 100%";
-    let (sent, received) = during(pair, |pair| {
-        for guest in pair.guests() {
-            guest.sh(LOSE)?;
-        }
+    // Without traffic: while one queue takes the place of another the interface refuses packets.
+    in_both(pair, "tc qdisc add dev eth0 root netem loss 0%")?;
+    let ended = during(pair, |pair| {
+        in_both(pair, "tc qdisc change dev eth0 root netem loss 100%")?;
         std::thread::sleep(Duration::from_secs(1));
-        for guest in pair.guests() {
-            guest.sh("tc qdisc del dev eth0 root")?;
-        }
-        Ok(())
-    })?;
+        in_both(pair, "tc qdisc change dev eth0 root netem loss 0%")
+    });
+    in_both(pair, "tc qdisc del dev eth0 root")?;
+    let (sent, received) = ended?;
     note_both(pair, "a short loss", &received, &sent);
     ensure!(received.is_one_of(&["received"]), "recv: {received}");
     next_works(pair)
 }
 
-/// Soft RoCE since Linux 6.10 gives a link up for good when it wants to send and the interface has
-/// no carrier. It depends on the moment whether it does, and nobody can mend it from here.
+fn in_both(pair: &mut Pair, command: &str) -> Result<()> {
+    for guest in pair.guests() {
+        guest.sh(command)?;
+    }
+    Ok(())
+}
+
+/// Soft RoCE since Linux 6.10 gives a link up for good when it wants to send and the interface
+/// refuses the packet, as one without carrier does. It depends on the moment whether it does, and nobody can mend it from here.
 fn short_cut(pair: &mut Pair, at_server: bool) -> Result<()> {
     let before = Counters::read(guests(pair, at_server))?;
     let (sent, received) = during(pair, |pair| cut(pair, at_server, Duration::from_secs(1)))?;
