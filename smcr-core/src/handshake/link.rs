@@ -193,15 +193,12 @@ impl LinkPhase {
 
     pub(super) fn end<F: Fabric>(&mut self, channel: &mut Channel<F>) -> Next {
         match &mut self.step {
-            // The peer may have done its part and be gone already; LLC decides.
-            Step::Running {
-                committed: true,
-                ended,
-            } => {
+            // The peer may have done its part and be gone already, before we know that ours has
+            // arrived; LLC decides, which has timers of its own.
+            Step::Running { ended, .. } => {
                 *ended = true;
                 Next::Stay
             }
-            Step::Running { .. } => Next::Fail(HandshakeError::Link(Reason::Ended)),
             Step::Failed { reason, .. } => Next::Fail(HandshakeError::Link(*reason)),
             Step::Crossing { reason } => {
                 channel.refused(*reason);
