@@ -15,6 +15,10 @@ const NUMBERS: usize = 1 << 21;
 /// on, or those that `/proc/self/fd` lists.
 static OWN: [AtomicU64; NUMBERS / 64] = [const { AtomicU64::new(0) }; NUMBERS / 64];
 
+/// The lowest and the highest number that ever was ours, between which to look.
+static LOWEST: AtomicI32 = AtomicI32::new(RawFd::MAX);
+static HIGHEST: AtomicI32 = AtomicI32::new(-1);
+
 /// Where there is no room above the program's range we have its upper part, from here on at the
 /// latest: the kernel's table of descriptors, which each fork copies, is as long as the highest
 /// number.
@@ -100,8 +104,11 @@ fn bit(fd: RawFd) -> Option<(&'static AtomicU64, u64)> {
 
 /// Notes that a new descriptor is ours.
 fn remember(fd: &OwnedFd) {
-    if let Some((word, bit)) = bit(fd.as_raw_fd()) {
+    let fd = fd.as_raw_fd();
+    if let Some((word, bit)) = bit(fd) {
         word.fetch_or(bit, Ordering::Relaxed);
+        LOWEST.fetch_min(fd, Ordering::Relaxed);
+        HIGHEST.fetch_max(fd, Ordering::Relaxed);
     }
 }
 
@@ -123,19 +130,15 @@ pub fn forget(fd: RawFd) {
 
 /// The lowest number from `first` on that is ours.
 pub fn next_own(first: u32) -> Option<u32> {
-    let start = first as usize / 64;
-    let above = |index| {
-        if index == start {
-            u64::MAX << (first % 64)
-        } else {
-            u64::MAX
-        }
-    };
-    let words = OWN.iter().enumerate().skip(start);
-    words
-        .map(|(index, word)| (index, word.load(Ordering::Relaxed) & above(index)))
-        .find(|&(_, word)| word != 0)
-        .map(|(index, word)| index as u32 * 64 + word.trailing_zeros())
+    let lowest = LOWEST.load(Ordering::Relaxed);
+    let first = first.max(lowest as u32);
+    let words = first as usize / 64..=usize::try_from(HIGHEST.load(Ordering::Relaxed)).ok()? / 64;
+    words.into_iter().find_map(|index| {
+        // Of the first word, not what is below.
+        let skipped = (first as usize).saturating_sub(index * 64);
+        let word = OWN.get(index)?.load(Ordering::Relaxed) & u64::MAX << skipped;
+        (word != 0).then(|| index as u32 * 64 + word.trailing_zeros())
+    })
 }
 
 /// The soft limit of open descriptors as the program set it.
