@@ -21,12 +21,16 @@ pub(crate) enum Verdict {
     Skipped,
 }
 
-/// Checks licences, bans and sources, which needs no network.
+/// Checks licences, bans and sources, which needs no network once all crates are there.
 pub(crate) fn check() -> Result<Verdict> {
     let Some(tool) = tool()? else {
         println!("skipped: cargo-deny could not be installed");
         return Ok(Verdict::Skipped);
     };
+    // Those, too, that no build here needs: for other platforms, or with other settings.
+    if !cargo::run(&["fetch", "--locked"])? {
+        return Ok(Verdict::Failed);
+    }
     let status = Command::new(tool)
         .args(["--offline", "check", "bans", "licenses", "sources"])
         .current_dir(paths::workspace())
