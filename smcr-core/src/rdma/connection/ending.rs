@@ -20,7 +20,9 @@ impl Connection {
             return;
         }
         self.heard = said;
-        if new & flag::ABORT != 0 {
+        // What came just when the program closed is not seen there.
+        let is_late = new & flag::CLOSED != 0 && self.is_unread();
+        if new & flag::ABORT != 0 || is_late {
             // Unread data, or SO_LINGER with time 0: a reset in both cases.
             self.happened(CloseEvent::CloseUnread, now);
         } else if new & flag::CLOSED != 0 {

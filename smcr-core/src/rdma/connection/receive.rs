@@ -10,7 +10,7 @@ use crate::cdc::{CdcMessage, ConnState, CursorError, ProducerFlags};
 use crate::close::CloseEvent;
 use crate::conn::bell;
 use crate::rdma::buffers::Element;
-use crate::shm::Local;
+use crate::shm::{Local, flag};
 
 impl Connection {
     /// A CDC message of the peer came.
@@ -69,7 +69,17 @@ impl Connection {
         if ring {
             self.ring();
         }
+        if produced > known && self.heard & flag::CLOSED != 0 {
+            // Nobody will read it. TCP answers such bytes by a reset, too.
+            self.happened(CloseEvent::Abort, now);
+        }
         Ok(())
+    }
+
+    /// Whether something came that the program did not read. (An urgent byte that is next need not
+    /// be.)
+    pub(super) fn is_unread(&self) -> bool {
+        self.arrived > self.confirmed()
     }
 
     /// Tells the program of what arrived, as far as its ring has room. True if it has to be woken.
