@@ -69,7 +69,7 @@ void await_process_blocked(pid_t pid)
     await_sleeping(path);
 }
 
-static long by_fork(void)
+long by_fork(void)
 {
     return fork();
 }

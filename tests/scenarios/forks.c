@@ -6,34 +6,6 @@
 #define THEME "fork"
 
 /* The classic server: accept, fork, the parent closes its copy. */
-SCENARIO(accept_then_fork, SMC)
-{
-    struct addr a;
-    int l = listener(AF_INET, 5, &a);
-    int c = connect_to(&a), s = accept_one(l);
-    pid_t pid = fork_child();
-    if (pid == 0) {
-        close_both(l, c);
-        RECV(s, 100, 0);
-        SEND(s, "from the child", 0);
-        checkpoint(1);
-        RECV(s, 100, 0);
-        CALL(close(s));
-        return;
-    }
-    CALL(close(s));
-    SEND(c, "to the child", 0);
-    await(c, POLLIN);
-    RECV(c, 100, 0);
-    checkpoint(1);
-    CALL(shutdown(c, SHUT_WR));
-    RECV(c, 100, 0);
-    reap(pid);
-    LOOK(c);
-    close_both(c, l);
-}
-
-/* The same by calls of which libc knows nothing. */
 static void accept_then_fork_by(long (*how)(void))
 {
     struct addr a;
@@ -64,6 +36,9 @@ static void accept_then_fork_by(long (*how)(void))
     close_both(c, l);
 }
 
+SCENARIO(accept_then_fork, SMC) { accept_then_fork_by(by_fork); }
+
+/* The same by calls of which libc knows nothing. */
 static long by_raw_clone(void)
 {
     return syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, 0L);

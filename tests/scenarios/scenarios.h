@@ -227,7 +227,8 @@ void await_process_blocked(pid_t pid);
 
 /* Fork with a pair of pipes between the two, for tell and hear. */
 pid_t fork_child(void);
-/* The same by another call than fork(). */
+/* The same by another call than fork(), or by that. */
+long by_fork(void);
 pid_t fork_child_by(long (*how)(void));
 void tell(void);
 void hear(void);
