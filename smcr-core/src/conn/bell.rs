@@ -51,15 +51,21 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
 /// `EPIPE` or `ECONNRESET` when nobody holds the other end any more. A full queue is no error:
 /// the peer is readable then.
 pub(crate) fn ring(fd: BorrowedFd<'_>, control: &RmbeControl) -> Result<(), Errno> {
+    PUBLISHER.count(Counter::Doorbells);
+    put(fd, control, &[]).map(drop)
+}
+
+/// Puts a packet into the queue. False if it is full, which is no error.
+#[inline]
+fn put(fd: BorrowedFd<'_>, control: &RmbeControl, content: &[u8]) -> Result<bool, Errno> {
     // Counted first: the reader may drain the packet before this thread runs again.
     control.bells.fetch_add(1, Ordering::Relaxed);
-    PUBLISHER.count(Counter::Doorbells);
-    match sys::send(fd, &[], libc::MSG_DONTWAIT) {
-        Ok(_) => Ok(()),
+    match sys::send(fd, content, libc::MSG_DONTWAIT) {
+        Ok(_) => Ok(true),
         Err(errno) => {
             control.bells.fetch_sub(1, Ordering::Relaxed);
             if errno == Errno::AGAIN {
-                Ok(())
+                Ok(false)
             } else {
                 Err(errno)
             }
@@ -106,14 +112,8 @@ pub(super) fn drain_all(fd: BorrowedFd<'_>, control: &RmbeControl) {
 /// many as fit.
 pub(crate) fn block(fd: BorrowedFd<'_>, control: &RmbeControl, count: u32) -> Result<(), Errno> {
     for _ in 0..count {
-        control.bells.fetch_add(1, Ordering::Relaxed);
-        if let Err(errno) = sys::send(fd, &[], libc::MSG_DONTWAIT) {
-            control.bells.fetch_sub(1, Ordering::Relaxed);
-            return if errno == Errno::AGAIN {
-                Ok(())
-            } else {
-                Err(errno)
-            };
+        if !put(fd, control, &[])? {
+            break;
         }
     }
     Ok(())
@@ -124,18 +124,7 @@ pub(crate) fn block(fd: BorrowedFd<'_>, control: &RmbeControl, count: u32) -> Re
 /// find bytes there.
 pub(super) fn plug(fd: BorrowedFd<'_>, control: &RmbeControl) -> Result<(), Errno> {
     static CONTENT: [u8; SNDBUF as usize] = [0; SNDBUF as usize];
-    control.bells.fetch_add(1, Ordering::Relaxed);
-    match sys::send(fd, &CONTENT, libc::MSG_DONTWAIT) {
-        Ok(_) => Ok(()),
-        Err(errno) => {
-            control.bells.fetch_sub(1, Ordering::Relaxed);
-            if errno == Errno::AGAIN {
-                Ok(())
-            } else {
-                Err(errno)
-            }
-        }
-    }
+    put(fd, control, &CONTENT).map(drop)
 }
 
 /// Takes everything out of our end that [`plug`] or [`block`] put there. Each packet is no longer
