@@ -217,6 +217,28 @@ fn keys_that_do_not_allow_it() {
 }
 
 #[test]
+fn domains_live_as_long_as_what_is_in_them() {
+    let config = SimConfig {
+        max_domains: 2,
+        ..SimConfig::new()
+    };
+    let net = SimNet::new(config, 7);
+    let port = net.port("sim0/1");
+    let a = RawPeer::new(&port, 0, 44, MEMORY).unwrap();
+    let domain = Arc::clone(&port).domain().unwrap();
+    assert_eq!(
+        Arc::clone(&port).domain().err(),
+        Some(Errno::NOMEM),
+        "no more"
+    );
+    let link = domain.link(port.gids()[0], Psn::default(), 44).unwrap();
+    drop(a);
+    assert_eq!(port.domains(), 1, "the link keeps its own");
+    drop(link);
+    assert_eq!(port.domains(), 0);
+}
+
+#[test]
 fn what_has_left_arrives_after_its_sender_is_gone() {
     let (mut some, mut none) = (0, 0);
     for seed in 0..60 {

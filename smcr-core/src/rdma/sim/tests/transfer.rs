@@ -312,28 +312,6 @@ fn memory_is_registered_within_limits() {
 }
 
 #[test]
-fn domains_live_as_long_as_what_is_in_them() {
-    let config = SimConfig {
-        max_domains: 2,
-        ..SimConfig::new()
-    };
-    let net = SimNet::new(config, 7);
-    let port = net.port("sim0/1");
-    let a = RawPeer::new(&port, 0, 44, MEMORY).unwrap();
-    let domain = Arc::clone(&port).domain().unwrap();
-    assert_eq!(
-        Arc::clone(&port).domain().err(),
-        Some(Errno::NOMEM),
-        "no more"
-    );
-    let link = domain.link(port.gids()[0], Psn::default(), 44).unwrap();
-    drop(a);
-    assert_eq!(port.domains(), 1, "the link keeps its own");
-    drop(link);
-    assert_eq!(port.domains(), 0);
-}
-
-#[test]
 fn addresses_that_lead_nowhere() {
     let net = SimNet::new(SimConfig::new(), 8);
     let ports = [net.port("sim0/1"), net.port("sim1/1")];
