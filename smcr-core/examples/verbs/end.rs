@@ -243,6 +243,8 @@ impl End {
         }
         let ms = limit.as_millis() as i32;
         let events = sys::poll_one(self.port.completion_fd(), libc::POLLIN, Some(ms));
+        // Else it would stay readable, and nobody would sleep from here on.
+        self.port.take_event();
         self.poll();
         events.is_ok_and(|events| events != 0)
     }

@@ -23,7 +23,7 @@ const TESTS: [&str; 14] = [
     "refused",
     "trespass",
     "too-long",
-    "sleep 10000",
+    "sleep 2000",
     "latency 1000 64",
     "throughput 8 65536",
     "throughput 4 4096",
