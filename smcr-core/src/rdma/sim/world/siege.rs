@@ -17,6 +17,7 @@ use super::end::Endpoint;
 use super::stream::Connection;
 use super::{Random, SimConfig, SimNet, Totals};
 use crate::Reason;
+use crate::cdc::EyeCatcher;
 use crate::clc::Version;
 use crate::engine::PUBLISHER;
 use crate::rdma::PeerElement;
@@ -60,6 +61,7 @@ pub struct Siege {
     /// The engine's, towards the attacker.
     role: Role,
     version: Version,
+    eye_catcher: EyeCatcher,
     element_size: u32,
     /// The attackers'.
     port: Arc<SimPort>,
@@ -81,13 +83,14 @@ pub struct Besieged {
 }
 
 impl Siege {
-    /// The engine is in `role` towards the attacker, and speaks `version`.
-    pub fn new(seed: u64, role: Role, version: Version) -> Self {
+    /// The engine is in `role` towards the attacker, and speaks `version`; the attacker wants
+    /// `eye_catcher` in the elements.
+    pub fn new(seed: u64, role: Role, version: Version, eye_catcher: EyeCatcher) -> Self {
         let mut random = Random::new(seed);
         let net = SimNet::new(SimConfig::new(), random.next());
         let element_size = 16 << 10;
-        let [mut victim, mut honest] =
-            [Role::Client, Role::Server].map(|role| Endpoint::new(&net, role, element_size));
+        let [mut victim, mut honest] = [Role::Client, Role::Server]
+            .map(|role| Endpoint::new(&net, role, element_size, EyeCatcher::None));
         let port = net.port("sim2/1");
         let now = net.now();
         assert!(victim.start(&honest, now) && honest.start(&victim, now));
@@ -105,6 +108,7 @@ impl Siege {
             random,
             role,
             version,
+            eye_catcher,
             element_size,
             tally: Besieged::default(),
             totals: Totals::default(),
@@ -286,6 +290,37 @@ impl Siege {
         self.tally
     }
 
+    /// The attacker writes to the first four bytes of an element that has an eye catcher there: a
+    /// byte of it, or data from offset 0 on, as if there were none.
+    ///
+    /// # Panics
+    /// If that costs more than the connection, or its program reads any of it.
+    pub fn overwrite(&mut self) -> Besieged {
+        for (offset, bytes) in [
+            (0, &[0][..]),
+            (1, &[0]),
+            (2, &[0]),
+            (3, &[0]),
+            (0, b"data from offset 0 on"),
+        ] {
+            let name = format!("{} bytes to offset {offset}", bytes.len());
+            let mut attacker = self.fit(None, Moment::Idle);
+            let before = Counted::now();
+            attacker.overwrite(offset, bytes);
+            self.run(EFFECT, Some(&mut attacker));
+            assert!(!attacker.has_ended(self), "{name}: cost the link");
+            assert!(attacker.is_lost() && attacker.reads_nothing(), "{name}");
+            let counted = Counted::now().since(&before);
+            assert_eq!((counted.eye_catchers, counted.dropped), (1, 0), "{name}");
+            attacker.neighbour_works(self, &name);
+            attacker.check_memory(&name);
+            self.bystander_works(&name);
+            self.dismiss(Some(attacker));
+            self.tally.attacks += 1;
+        }
+        self.tally
+    }
+
     /// The attacker says `messages` by hand, of which the worst may be `harm`.
     fn attack(&mut self, attacker: &mut Attacker, attack: &Attack, moment: Moment) {
         self.tally.attacks += 1;
@@ -341,6 +376,7 @@ impl Siege {
         assert!(counted.dropped <= messages, "{name}: {counted:?}");
         assert!(counted.cursors <= 1, "{name}: {counted:?}");
         assert!(counted.links <= 1, "{name}: {counted:?}");
+        assert_eq!(counted.eye_catchers, 0, "{name}: nothing was written there");
         if link_lost && moment == Moment::Idle {
             assert_eq!(counted.links, 1, "{name}: {counted:?}");
         }
@@ -442,21 +478,18 @@ struct Counted {
     cursors: u64,
     links: u64,
     reused: u64,
+    eye_catchers: u64,
 }
 
 impl Counted {
     fn now() -> Self {
-        let links = [
-            Reason::LinkLost,
-            Reason::EyeCatcher,
-            Reason::LinkTimeout,
-            Reason::LinkFailed,
-        ];
+        let links = [Reason::LinkLost, Reason::LinkTimeout, Reason::LinkFailed];
         Self {
             dropped: PUBLISHER.fallbacks(Reason::LlcInvalid),
             cursors: PUBLISHER.fallbacks(Reason::BadCursor),
             links: links.map(|reason| PUBLISHER.fallbacks(reason)).iter().sum(),
             reused: PUBLISHER.fallbacks(Reason::RmbeReused),
+            eye_catchers: PUBLISHER.fallbacks(Reason::EyeCatcherLost),
         }
     }
 
@@ -466,6 +499,7 @@ impl Counted {
             cursors: self.cursors - before.cursors,
             links: self.links - before.links,
             reused: self.reused - before.reused,
+            eye_catchers: self.eye_catchers - before.eye_catchers,
         }
     }
 }

@@ -93,8 +93,10 @@ impl Attacker {
             Role::Client => flow::Role::Server,
             Role::Server => flow::Role::Client,
         };
+        let mut manners = Manners::new(raw, role, siege.version);
+        manners.eye_catcher = siege.eye_catcher;
         Self {
-            manners: Manners::new(raw, role, siege.version),
+            manners,
             group,
             is_polite: false,
             is_ready: false,
@@ -164,8 +166,10 @@ impl Attacker {
             Moment::DataInFlight => {
                 target.far.write(&mut self.manners.raw, &[3; 1000]);
                 if let Some(program) = &target.program {
-                    let sent = program.send(&[4; ELEMENT], 0);
-                    assert_eq!(sent, Ok(ELEMENT));
+                    // As much as the attacker's element holds.
+                    let size = ELEMENT - siege.eye_catcher.base() as usize;
+                    let sent = program.send(&[4; ELEMENT][..size], 0);
+                    assert_eq!(sent, Ok(size));
                 }
                 siege.run(Duration::from_millis(1), Some(self));
                 let program = self.target.as_ref().and_then(|held| held.program.as_ref());
@@ -226,7 +230,7 @@ impl Attacker {
         assert!(program.is_some(), "the group is there");
         Held {
             program,
-            far: FarEnd::new(theirs, at, RmbeSize::MIN),
+            far: FarEnd::new(theirs, at, RmbeSize::MIN, siege.eye_catcher),
             token,
             is_spoilt: false,
         }
@@ -294,7 +298,7 @@ impl Attacker {
             size: RmbeSize::MIN,
             token: early.token,
         };
-        FarEnd::new(place, GUARD, RmbeSize::MIN).facts()
+        FarEnd::new(place, GUARD, RmbeSize::MIN, self.manners.eye_catcher).facts()
     }
 
     /// What is true of the group.
@@ -385,11 +389,16 @@ impl Attacker {
         held.far.tell(raw);
     }
 
-    /// Nothing was written between its elements.
+    /// Nothing was written between its elements, nor over the eye catchers of those that have one.
     pub(super) fn check_memory(&self, name: &str) {
         for slot in 0..=SLOTS {
             let guard = self.manners.raw.read(slot * (ELEMENT + GUARD), GUARD);
             assert!(guard == [0; GUARD], "{name}: written outside of the RMBE");
+        }
+        for held in [&self.target, &self.neighbour].into_iter().flatten() {
+            // What the programs send has no zeros.
+            let bytes = held.far.eye_catcher(&self.manners.raw);
+            assert!(bytes.iter().all(|byte| *byte == 0), "{name}: {bytes:?}");
         }
     }
 
@@ -416,6 +425,19 @@ impl Attacker {
         siege.run(EFFECT, Some(self));
         let seen = self.manners.raw.take_seen();
         seen.first() == Some(&Seen::Failed(LinkError::Refused))
+    }
+
+    /// Writes where it must not in the target's element.
+    pub(super) fn overwrite(&mut self, offset: u64, bytes: &[u8]) {
+        let target = self.target.as_mut().expect("there is a connection");
+        let raw = &mut self.manners.raw;
+        target.far.overwrite(raw, offset, bytes);
+    }
+
+    /// Whether the target's program gets no byte any more.
+    pub(super) fn reads_nothing(&self) -> bool {
+        let program = self.target.as_ref().and_then(|held| held.program.as_ref());
+        program.is_some_and(|program| !matches!(program.receive(&mut [0; 64]), Ok(1..)))
     }
 
     /// Asks whether the engine is there. False if that could not be sent.
