@@ -94,3 +94,14 @@ fn eye_catchers_that_are_overwritten() {
         }
     }
 }
+
+#[test]
+fn keys_of_another_peers_memory() {
+    let _turn = turn();
+    for role in [Role::Server, Role::Client] {
+        for version in [Version::V1, Version::V2] {
+            let tally = Siege::new(6, role, version, EyeCatcher::None).trespass();
+            assert_eq!((tally.attacks, tally.links), (4, 4));
+        }
+    }
+}
