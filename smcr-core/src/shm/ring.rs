@@ -73,6 +73,25 @@ impl Ring {
     pub fn eye_catcher(&self) -> EyeCatcher {
         self.eye_catcher
     }
+
+    /// Copies `len` bytes between the ring and linear memory, in two pieces where the ring wraps.
+    /// Calls `piece(ring_pointer, offset_in_linear, len)`.
+    #[inline]
+    fn pieces(&self, cursor: u64, len: usize, mut piece: impl FnMut(*mut u8, usize, usize)) {
+        let Self { base, size, .. } = *self;
+        debug_assert!(len <= size);
+        let at = match self.eye_catcher {
+            // Spares the division.
+            EyeCatcher::None => cursor as usize & (size - 1),
+            EyeCatcher::FourBytes => (cursor % size as u64) as usize,
+        };
+        let first = len.min(size - at);
+        // SAFETY: `at < size`, and the ring is `size` bytes.
+        piece(unsafe { base.add(at) }, 0, first);
+        if first < len {
+            piece(base, first, len - first);
+        }
+    }
 }
 
 /// The writing end: the peer's RMBE.
@@ -98,31 +117,6 @@ impl Deref for Rx {
     #[inline]
     fn deref(&self) -> &Ring {
         &self.0
-    }
-}
-
-/// Copies `len` bytes between a ring and linear memory, in two pieces where the ring wraps.
-/// Calls `piece(ring_pointer, offset_in_linear, len)`.
-#[inline]
-fn pieces(
-    base: *mut u8,
-    size: usize,
-    cursor: u64,
-    len: usize,
-    mut piece: impl FnMut(*mut u8, usize, usize),
-) {
-    debug_assert!(len <= size);
-    // Only an eye catcher makes a size that is not a power of two: others are spared the division.
-    let at = if size.is_power_of_two() {
-        cursor as usize & (size - 1)
-    } else {
-        (cursor % size as u64) as usize
-    };
-    let first = len.min(size - at);
-    // SAFETY: `at < size`, and the ring is `size` bytes.
-    piece(unsafe { base.add(at) }, 0, first);
-    if first < len {
-        piece(base, first, len - first);
     }
 }
 
@@ -158,13 +152,7 @@ impl Tx {
     /// The caller holds `tx_lock` and knows from [`Self::free`] that they fit.
     #[inline]
     pub fn copy_in(&self, local: &Local, len: usize, fill: impl FnMut(*mut u8, usize, usize)) {
-        pieces(
-            self.base,
-            self.size,
-            local.prod.load(Ordering::Relaxed),
-            len,
-            fill,
-        );
+        self.pieces(local.prod.load(Ordering::Relaxed), len, fill);
     }
 
     /// Publishes `len` copied bytes. True if the reader sleeps and has to be rung.
@@ -217,7 +205,7 @@ impl Rx {
         drain: impl FnMut(*mut u8, usize, usize),
     ) {
         let from = local.cons.load(Ordering::Relaxed) + skip as u64;
-        pieces(self.base, self.size, from, len, drain);
+        self.pieces(from, len, drain);
     }
 
     /// Consumes `len` bytes. True if the writer waits for space and there is enough now to be
@@ -231,16 +219,10 @@ impl Rx {
     /// Puts bytes into our own ring at position `at`, before the peer begins to write: they came
     /// another way. The peer's cursor starts behind them.
     pub fn preload(&self, at: usize, bytes: &[u8]) {
-        pieces(
-            self.base,
-            self.size,
-            at as u64,
-            bytes.len(),
-            |to, offset, len| {
-                // SAFETY: `to` is `len` bytes of the ring, which nobody else uses yet.
-                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr().add(offset), to, len) };
-            },
-        );
+        self.pieces(at as u64, bytes.len(), |to, offset, len| {
+            // SAFETY: `to` is `len` bytes of the ring, which nobody else uses yet.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr().add(offset), to, len) };
+        });
         self.control()
             .prod
             .store((at + bytes.len()) as u64, Ordering::Release);
