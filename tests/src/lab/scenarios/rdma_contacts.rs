@@ -10,10 +10,10 @@ use crate::lab::{Library, Pair, Under};
 const FIRSTS: usize = 3;
 
 /// How long connections are made one after the other while they are traced.
-const SECONDS: u32 = 4;
+const SECONDS: u32 = 12;
 
 /// Later contacts that say something.
-const ENOUGH: usize = 5;
+const ENOUGH: usize = 3;
 
 pub(super) fn run(pair: &mut Pair) -> Result<()> {
     Library::start(pair)?;
@@ -41,7 +41,7 @@ fn later(pair: &mut Pair) -> Result<()> {
     let (_, server, client) = load::traced(pair, Under::Library, Work::Rate(1), SECONDS)?;
     for (name, text, begins) in [
         ("client", client, "connect(AF_INET"),
-        ("server", server, "accept4("),
+        ("server", server, "getsockopt(0x534d4352"),
     ] {
         let file = pair.logs().join(format!("{name}.strace"));
         std::fs::write(&file, &text).with_context(|| file.display().to_string())?;
