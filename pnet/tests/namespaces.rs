@@ -267,7 +267,7 @@ fn gids_are_matched_with_real_addresses() {
         // For a second the answer is kept, then a change of the table counts.
         tree.write("table", "NET1 netdev eth1\n");
         resolver.endpoint(&to, Version::V2).unwrap();
-        thread::sleep(std::time::Duration::from_millis(1100));
+        thread::sleep(Duration::from_millis(1100));
         let error = resolver.endpoint(&to, Version::V2).unwrap_err();
         assert!(matches!(error, Unresolved::NoPort { .. }), "{error}");
         tree.write("table", "NET1 netdev eth1\nNET1 roce rxe1 1\n");
@@ -290,7 +290,7 @@ fn hosts_without_rdma_are_left_alone() {
     // One that appears is seen after a second.
     tree.device("rxe0");
     resolver.resolve(&to).unwrap_err();
-    thread::sleep(std::time::Duration::from_millis(1100));
+    thread::sleep(Duration::from_millis(1100));
     resolver.resolve(&to).unwrap();
 }
 

@@ -220,6 +220,10 @@ impl Choice {
 
     /// Whether some port is open: then the next connection is probably served at once.
     pub(super) fn has_open(&self) -> bool {
+        #[cfg(test)]
+        if self.fixed.is_some() {
+            return true;
+        }
         self.open.lock().iter().any(|port| !port.is_gone())
     }
 

@@ -142,6 +142,9 @@ impl Engine {
         else {
             return false;
         };
+        if !self.wire.choice.has_open() {
+            return false;
+        }
         match rdma.role {
             Role::Client => match self.wire.choice.choose_open(&self.config, tcp, addresses) {
                 Ok(chosen) => {
@@ -153,13 +156,12 @@ impl Engine {
                 }
                 Err(_) => false,
             },
-            Role::Server if self.wire.choice.has_open() => {
+            Role::Server => {
                 rdma.since = Some(now);
                 // At the latest, for a client that says nothing.
                 rdma.deadline = Some(now + LOOK_AGAIN);
                 true
             }
-            Role::Server => false,
         }
     }
 
