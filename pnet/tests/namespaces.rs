@@ -333,6 +333,26 @@ fn changes_of_routes_are_noticed_at_once() {
     });
 }
 
+/// More of them than the kernel keeps.
+#[test]
+fn many_changes_are_noticed_too() {
+    in_namespace(|| {
+        two_interfaces();
+        let tree = Tree::new();
+        let mut resolver = watching(&tree);
+        let far = flow("10.1.0.1", "192.0.2.1");
+        ip("route add default via 10.1.0.9");
+        assert_eq!(egress(&mut resolver, &far), "eth1");
+        for number in 0..60 {
+            ip(&format!("route add 198.51.100.{number}/32 via 10.1.0.9"));
+        }
+        ip("route replace default via 10.2.0.9");
+        assert_eq!(egress(&mut resolver, &far), "eth2");
+        ip("route replace default via 10.1.0.9");
+        assert_eq!(egress(&mut resolver, &far), "eth1");
+    });
+}
+
 #[test]
 fn ports_decide_where_rules_look_at_them() {
     in_namespace(|| {

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
+use rustix::net::{
+    AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with, sockopt,
+};
 use syscalls::{Sysno, syscall};
 
 /// Groups of rtnetlink, a bit each, number 1 the lowest: interfaces (1); addresses, routes and
@@ -16,6 +18,9 @@ const NEXT_HOPS: u32 = 32;
 
 const SOL_NETLINK: i32 = 270;
 const NETLINK_ADD_MEMBERSHIP: i32 = 1;
+
+/// What the kernel may keep for us, in bytes.
+const ROOM: usize = 4096;
 
 /// News that are read at a time; what is left is news the next time.
 const MOST_NEWS: usize = 64;
@@ -41,6 +46,9 @@ impl Watch {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         // NETLINK_ROUTE is 0.
         let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+        // A program that makes no connections reads none of them. That there were too many is news
+        // enough.
+        let _ = sockopt::set_socket_recv_buffer_size(&socket, ROOM);
         bind(&socket, &SocketAddrNetlink::new(0, GROUPS))?;
         let group = NEXT_HOPS;
         // SAFETY: the option's value is valid for reads of its length. A kernel without that group

@@ -35,7 +35,7 @@ pub(in crate::engine) struct Thread {
     pending: Mutex<Handshakes>,
     /// Something was decided.
     decided: Condvar,
-    /// Held by the thread while it works, and across a fork.
+    /// Held by whoever does the thread's work, and across a fork.
     busy: Mutex<()>,
 }
 
@@ -151,8 +151,10 @@ impl Thread {
         }
     }
 
-    fn lock_busy(&'static self) -> MutexGuard<'static, ()> {
-        self.busy.lock()
+    /// Whoever is at work is done in milliseconds; but for a signal handler that forks in the
+    /// middle of a connect() of its own thread.
+    fn lock_busy(&'static self) -> Option<MutexGuard<'static, ()>> {
+        self.busy.try_lock_for(FORK_WAIT)
     }
 }
 
@@ -169,7 +171,11 @@ impl Engine {
                 return;
             }
         }
-        let waits_for_peer = self.begin_at_once(connection, Instant::now());
+        // As the thread does its work, so that no fork comes in between: its child would find the
+        // connection locked for ever. The thread does it where somebody else is at work.
+        let busy = thread.busy.try_lock();
+        let waits_for_peer = busy.is_some() && self.begin_at_once(connection, Instant::now());
+        drop(busy);
         let mut pending = thread.pending.lock();
         pending.next += 1;
         let id = pending.next;
