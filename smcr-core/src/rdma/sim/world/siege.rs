@@ -265,7 +265,10 @@ impl Siege {
             for _ in 0..4 {
                 self.bystander.send(1, 4000, &mut self.random);
             }
-            self.run(EFFECT, Some(&mut attacker));
+            for _ in 0..2 {
+                // The note that they are there is read at the end of the first one.
+                self.run(EFFECT, Some(&mut attacker));
+            }
             let before = Counted::now();
             let to = element.address + offset as u64;
             let refused = attacker.write_to(self, element.rkey, to, len);
