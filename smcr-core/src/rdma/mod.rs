@@ -32,8 +32,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
-
+use crate::futex::{Mutex, MutexGuard};
 use attention::Attention;
 pub(crate) use connection::PeerElement;
 use fabric::Port;

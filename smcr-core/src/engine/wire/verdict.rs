@@ -76,7 +76,7 @@ impl Engine {
         if let Some(pending) = guard.as_ref() {
             log::debug!("{} - {}: rdma", pending.local(), pending.peer);
         }
-        self.wire.thread.forget(connection, connection.tcp());
+        self.wire.thread.forget(connection, None);
         #[cfg(test)]
         super::tests::joined(connection);
         connection.set_smc(smc, || {});

@@ -178,6 +178,9 @@ impl Connection {
     }
 
     pub(super) fn ring(&self) {
+        if self.is_released() {
+            return;
+        }
         let _ = bell::ring(self.end.as_fd(), self.inbound.control());
     }
 }

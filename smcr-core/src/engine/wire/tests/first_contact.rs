@@ -368,3 +368,28 @@ fn a_device_that_goes_is_let_go_whole() {
         assert_eq!(conn.receive(), Err(Errno::CONNRESET));
     }
 }
+
+/// Nobody has to be woken for it.
+#[test]
+fn a_client_proposes_in_its_own_call() {
+    let mut bench = Bench::new(SimConfig::new());
+    let (talk, conn) = bench.connect(Role::Client);
+    assert!(talk.has_proposal());
+    let timeout = conn.connection.rdma_timeout();
+    assert!(timeout.is_some_and(|at| at > Instant::now() + Duration::from_secs(1)));
+}
+
+/// A server waits for the Proposal, and looks at the clock within a second: its client's time runs
+/// since it was accepted.
+#[test]
+fn a_server_begins_when_its_client_does() {
+    let mut bench = Bench::new(SimConfig::new());
+    let (_talk, conn) = bench.connect(Role::Server);
+    let accepted = Instant::now();
+    let timeout = || conn.connection.rdma_timeout().unwrap();
+    assert!(timeout() <= Instant::now() + Duration::from_secs(1));
+    std::thread::sleep(Duration::from_millis(20));
+    bench.look_after();
+    let until = accepted + bench.engine.rdma_timeouts().proposal;
+    assert!(timeout() <= until && timeout() > accepted + Duration::from_secs(1));
+}

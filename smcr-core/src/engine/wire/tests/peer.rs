@@ -288,6 +288,12 @@ impl Talk {
         Self { tcp }
     }
 
+    /// Whether a Proposal lies there, which stays.
+    pub(super) fn has_proposal(&self) -> bool {
+        let mut bytes = [0; 5];
+        matches!(self.tcp.peek(&mut bytes), Ok(5)) && bytes[4] == 1
+    }
+
     pub(super) fn say(&mut self, bytes: &[u8]) {
         self.tcp.write_all(bytes).unwrap();
     }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::MutexGuard;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
@@ -13,6 +12,7 @@ use crate::Reason;
 use crate::cdc::EyeCatcher;
 use crate::clc::{PeerId, Version};
 use crate::conn::{Home, Smc, bell};
+use crate::futex::MutexGuard;
 use crate::handshake::rdma::{Limits, Settled};
 use crate::rdma::fabric::{Counts, LinkAddress, LinkId, Port};
 use crate::rdma::state::{Established, News, Prepared, State};
