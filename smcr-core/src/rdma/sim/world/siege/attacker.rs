@@ -1,16 +1,14 @@
 //! The hostile peer: its link, its two connections, and what must be true of them.
 
-use libc::{POLLERR, POLLHUP};
-
+use super::held::Held;
 use super::{CONTACT, EFFECT, Moment, Siege};
-use crate::cdc::{self, ConnState};
+use crate::cdc;
 use crate::clc::{Bounded, PeerId, Rkey, RmbeSize, Token, Version};
 use crate::handshake::rdma::{Limits, Settled};
 use crate::llc::flow;
 use crate::llc::{Batch, ConfirmRkey, DeleteRkey, LinkNumber, Llc, Rtoken, TestLink, Verdict};
 use crate::rdma::fabric::{LinkError, Port};
 use crate::rdma::sim::hostile::{Attack, CdcFacts, LlcFacts};
-use crate::rdma::sim::world::stream::Program;
 use crate::rdma::sim::{FarEnd, Manners, Place, RawPeer, Recorded, Seen};
 use crate::rdma::state::{News, Prepared};
 use crate::rdma::{GroupKey, PeerElement};
@@ -37,17 +35,6 @@ pub(super) struct Attacker {
     neighbour: Option<Held>,
     next_token: u32,
     next_slot: usize,
-}
-
-/// A connection.
-#[derive(Debug)]
-struct Held {
-    program: Option<Program>,
-    far: FarEnd,
-    /// What the engine's messages carry.
-    token: Token,
-    /// Something was said that is not true.
-    is_spoilt: bool,
 }
 
 impl Attacker {
@@ -410,6 +397,19 @@ impl Attacker {
         }
     }
 
+    /// Writes where it must not in the target's element.
+    pub(super) fn overwrite(&mut self, offset: u64, bytes: &[u8]) {
+        let target = self.target.as_mut().expect("there is a connection");
+        let raw = &mut self.manners.raw;
+        target.far.overwrite(raw, offset, bytes);
+    }
+
+    /// Whether the target's program gets no byte any more.
+    pub(super) fn reads_nothing(&self) -> bool {
+        let program = self.target.as_ref().and_then(|held| held.program.as_ref());
+        program.is_some_and(|program| !matches!(program.receive(&mut [0; 64]), Ok(1..)))
+    }
+
     /// Writes `len` bytes to memory of the engine's that is not its own. True if its own adapter
     /// says that this was refused.
     pub(super) fn write_to(&mut self, siege: &mut Siege, rkey: Rkey, to: u64, len: usize) -> bool {
@@ -425,19 +425,6 @@ impl Attacker {
         siege.run(EFFECT, Some(self));
         let seen = self.manners.raw.take_seen();
         seen.first() == Some(&Seen::Failed(LinkError::Refused))
-    }
-
-    /// Writes where it must not in the target's element.
-    pub(super) fn overwrite(&mut self, offset: u64, bytes: &[u8]) {
-        let target = self.target.as_mut().expect("there is a connection");
-        let raw = &mut self.manners.raw;
-        target.far.overwrite(raw, offset, bytes);
-    }
-
-    /// Whether the target's program gets no byte any more.
-    pub(super) fn reads_nothing(&self) -> bool {
-        let program = self.target.as_ref().and_then(|held| held.program.as_ref());
-        program.is_some_and(|program| !matches!(program.receive(&mut [0; 64]), Ok(1..)))
     }
 
     /// Asks whether the engine is there. False if that could not be sent.
@@ -497,21 +484,5 @@ impl Attacker {
             held.close(true);
         }
         siege.victim.attend(siege.net.now());
-    }
-}
-
-impl Held {
-    fn is_lost(&self) -> bool {
-        let Some(program) = &self.program else {
-            return false;
-        };
-        program.readiness() & (POLLERR | POLLHUP) != 0
-            || self.far.state.contains(ConnState::ABORTED)
-    }
-
-    fn close(self, abort: bool) {
-        if let Some(program) = self.program {
-            program.close(abort);
-        }
     }
 }
