@@ -343,8 +343,10 @@ static int found_open(int fd, int end)
 {
     int ep = epoll_create1(0), found = 0;
     struct epoll_event event = {EPOLLIN, {0}};
+    struct stat status;
     for (; fd < end; fd++)
-        found += fcntl(fd, F_GETFD) != -1 || errno != EBADF || dup(fd) != -1 || errno != EBADF ||
+        found += fcntl(fd, F_GETFD) != -1 || errno != EBADF || fstat(fd, &status) != -1 ||
+                 errno != EBADF || dup(fd) != -1 || errno != EBADF ||
                  epoll_ctl(ep, EPOLL_CTL_ADD, fd, &event) != -1 || errno != EBADF ||
                  dup2(fd, fd) != -1 || errno != EBADF;
     close(ep);

@@ -1,4 +1,4 @@
-//! Descriptors: close, dup, fcntl, ioctl.
+//! Descriptors: close, dup, fcntl, fstat, ioctl.
 
 use libc::{c_int, c_long, c_uint, c_ulong, c_void};
 use redhook::{hook, real};
@@ -15,6 +15,10 @@ super::resolves!(
     dup3,
     fcntl,
     fcntl64,
+    fstat,
+    fstat64,
+    __fxstat,
+    __fxstat64,
     ioctl
 );
 
@@ -163,6 +167,37 @@ hook! {
     unsafe fn fcntl64(fd: c_int, command: c_int, arg: c_long) -> c_int => smcr_fcntl64 {
         // SAFETY: passed on as it came.
         control(fd, command, arg, || unsafe { real!(fcntl64)(fd, command, arg) })
+    }
+}
+
+// These ask which numbers are open, no more.
+
+hook! {
+    unsafe fn fstat(fd: c_int, to: *mut c_void) -> c_int => smcr_fstat {
+        // SAFETY: passed on as it came.
+        if is_hidden(fd) { -1 } else { unsafe { real!(fstat)(fd, to) } }
+    }
+}
+
+hook! {
+    unsafe fn fstat64(fd: c_int, to: *mut c_void) -> c_int => smcr_fstat64 {
+        // SAFETY: passed on as it came.
+        if is_hidden(fd) { -1 } else { unsafe { real!(fstat64)(fd, to) } }
+    }
+}
+
+// As programs call it that were built with a glibc before 2.33.
+hook! {
+    unsafe fn __fxstat(version: c_int, fd: c_int, to: *mut c_void) -> c_int => smcr_fxstat {
+        // SAFETY: passed on as it came.
+        if is_hidden(fd) { -1 } else { unsafe { real!(__fxstat)(version, fd, to) } }
+    }
+}
+
+hook! {
+    unsafe fn __fxstat64(version: c_int, fd: c_int, to: *mut c_void) -> c_int => smcr_fxstat64 {
+        // SAFETY: passed on as it came.
+        if is_hidden(fd) { -1 } else { unsafe { real!(__fxstat64)(version, fd, to) } }
     }
 }
 
