@@ -32,8 +32,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
-
+use crate::futex::{Mutex, MutexGuard};
 use attention::Attention;
 pub(crate) use connection::PeerElement;
 use fabric::Port;
@@ -41,7 +40,7 @@ pub(crate) use group::GroupKey;
 pub use handle::Handle;
 use handle::Kicked;
 pub(crate) use handle::{ConnId, Shared, forget_wires};
-pub(crate) use state::{News, Prepared, State};
+pub(crate) use state::{Established, News, Prepared, State};
 
 /// How often the thread polls the ports in one go, if they always have something.
 const MOST_TURNS: u32 = 64;
