@@ -40,7 +40,7 @@ pub(crate) use group::GroupKey;
 pub use handle::Handle;
 use handle::Kicked;
 pub(crate) use handle::{ConnId, Shared, forget_wires};
-pub(crate) use state::{News, Prepared, State};
+pub(crate) use state::{Established, News, Prepared, State};
 
 /// How often the thread polls the ports in one go, if they always have something.
 const MOST_TURNS: u32 = 64;
