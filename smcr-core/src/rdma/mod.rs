@@ -21,6 +21,7 @@ mod connection;
 pub mod fabric;
 mod group;
 mod handle;
+mod lookout;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod sim;
@@ -41,6 +42,9 @@ pub(crate) use group::GroupKey;
 pub use handle::Handle;
 use handle::Kicked;
 pub(crate) use handle::{ConnId, Shared, forget_wires};
+use lookout::Lookout;
+pub(crate) use lookout::Seated;
+pub use lookout::Sitter;
 pub(crate) use state::{News, Prepared, State};
 
 /// How often the thread polls the ports in one go, if they always have something.
@@ -52,6 +56,7 @@ pub struct Rdma {
     state: Mutex<State>,
     kicked: Kicked,
     attention: Attention,
+    lookout: Lookout,
     /// Wakes the thread when written to.
     wake: OwnedFd,
 }
@@ -70,6 +75,7 @@ impl Rdma {
             state: Mutex::new(State::new(max_memory)),
             kicked: Kicked::default(),
             attention: Attention::new(),
+            lookout: Lookout::default(),
             wake,
         }
     }
