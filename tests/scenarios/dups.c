@@ -338,6 +338,19 @@ static void talk_afterwards(void)
     close_both(c, s);
 }
 
+/* How many numbers from `fd` to `end` are somebody's. */
+static int found_open(int fd, int end)
+{
+    int ep = epoll_create1(0), found = 0;
+    struct epoll_event event = {EPOLLIN, {0}};
+    for (; fd < end; fd++)
+        found += fcntl(fd, F_GETFD) != -1 || errno != EBADF || dup(fd) != -1 || errno != EBADF ||
+                 epoll_ctl(ep, EPOLL_CTL_ADD, fd, &event) != -1 || errno != EBADF ||
+                 dup2(fd, fd) != -1 || errno != EBADF;
+    close(ep);
+    return found;
+}
+
 /* Closing all that is not known, where the library's descriptors are within the program's range. */
 ENTRY(daemon_without_room)
 {
@@ -345,6 +358,7 @@ ENTRY(daemon_without_room)
     MUST(getrlimit(RLIMIT_NOFILE, &limit));
     say("limits %d %d", (int)limit.rlim_cur, (int)limit.rlim_max);
     talk_afterwards();
+    say("found open: %d", found_open(fd, limit.rlim_cur));
     closefrom(fd);
     say("closefrom");
     talk_afterwards();

@@ -57,9 +57,22 @@ hook! {
 
 hook! {
     unsafe fn dup(fd: c_int) -> c_int => smcr_dup {
+        if is_hidden(fd) {
+            return -1;
+        }
         // SAFETY: takes an integer.
         duplicated(fd, unsafe { real!(dup)(fd) })
     }
+}
+
+/// Whether a descriptor is the library's: programs that try numbers must not find one there. Then
+/// `errno` says so.
+pub(super) fn is_hidden(fd: c_int) -> bool {
+    let is_own = smcr_core::fds::is_own(fd);
+    if is_own {
+        real::set_errno(Errno::BADF);
+    }
+    is_own
 }
 
 fn duplicated(fd: c_int, new: c_int) -> c_int {
@@ -76,9 +89,12 @@ fn duplicated(fd: c_int, new: c_int) -> c_int {
 
 /// dup2 and dup3 onto a number: what was there is closed.
 fn replacing(fd: c_int, new: c_int, call: impl FnOnce() -> c_int) -> c_int {
-    if new >= smcr_core::fds::program_limit() || smcr_core::fds::is_own(new) {
+    if new >= smcr_core::fds::program_limit() {
         // Where the library's own descriptors are.
         real::set_errno(Errno::BADF);
+        return -1;
+    }
+    if is_hidden(new) || is_hidden(fd) {
         return -1;
     }
     if fd == new || !(table::is_known(fd) || table::is_known(new)) || !fds::is_open(fd) {
@@ -110,6 +126,9 @@ const F_SETOWN_EX: c_int = 15;
 /// What fcntl does beside the real call. (C declares it with a variable argument list; by the
 /// calling convention a third argument, if there is one, is where a fixed one would be.)
 fn control(fd: c_int, command: c_int, arg: c_long, call: impl FnOnce() -> c_int) -> c_int {
+    if is_hidden(fd) {
+        return -1;
+    }
     if matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC)
         && (arg as c_int) >= smcr_core::fds::program_limit()
     {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use libc::{c_int, epoll_event, fd_set, nfds_t, pollfd, sigset_t, timespec, timeval};
 use redhook::{hook, real};
 
+use super::files::is_hidden;
 use crate::watch::epoll::{self, Wait};
 use crate::watch::poll as polling;
 use crate::watch::select::{self as selecting, Sets};
@@ -49,6 +50,9 @@ hook! {
     unsafe fn epoll_ctl(epfd: c_int, op: c_int, fd: c_int, event: *mut epoll_event) -> c_int
         => smcr_epoll_ctl
     {
+        if is_hidden(fd) || is_hidden(epfd) {
+            return -1;
+        }
         // SAFETY: the program's event, by epoll_ctl's contract.
         unsafe {
             let ret = real!(epoll_ctl)(epfd, op, fd, event);

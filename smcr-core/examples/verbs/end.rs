@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use smcr_core::clc::{Gid as WireGid, Mac, MtuCode, Psn, QpNumber, Rkey};
 use smcr_core::rdma::fabric::{
-    Access, Completion, Link, LinkAddress, LinkError, LocalGid, Port, Region, Write as RdmaWrite,
+    Access, Completion, Domain, Link, LinkAddress, LinkError, LocalGid, Port, Region,
+    Write as RdmaWrite,
 };
 use smcr_core::rdma::verbs;
 use smcr_core::sys;
@@ -61,7 +62,7 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         use rustix::mm::{MapFlags, ProtFlags};
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: new pages, never given back.
@@ -99,6 +100,8 @@ pub(crate) struct End {
     pub(crate) gid: LocalGid,
     pub(crate) link: Box<dyn Link>,
     pub(crate) port: Arc<dyn Port>,
+    /// Where the link and all memory are.
+    pub(crate) domain: Arc<dyn Domain>,
     /// What the peer writes to.
     pub(crate) rmb: Pages,
     pub(crate) rmb_region: Box<dyn Region>,
@@ -124,13 +127,16 @@ impl End {
         let port = verbs::open(&gid.device, 1)?;
         let local = gid.local()?;
         let psn = Psn::new(rand() & 0xff_ffff).ok_or("24 bits")?;
-        let mut link = port.clone().link(local, psn, receive_size)?;
+        let domain = port.clone().domain()?;
+        let mut link = domain.clone().link(local, psn, receive_size)?;
         let (rmb, source) = (Pages::new()?, Pages::new()?);
         // SAFETY: the pages are never given back.
         let (rmb_region, source_region) = unsafe {
             (
-                port.register(rmb.base, RMB, Access::RemoteWrite)?,
-                port.register(source.base, RMB, Access::Local)?,
+                domain
+                    .clone()
+                    .register(rmb.base, RMB, Access::RemoteWrite)?,
+                domain.clone().register(source.base, RMB, Access::Local)?,
             )
         };
         let own = describe(&link.address(), rmb_region.address(), rmb_region.rkey());
@@ -146,6 +152,7 @@ impl End {
             gid: local,
             link,
             port,
+            domain,
             rmb,
             rmb_region,
             source,
@@ -236,6 +243,8 @@ impl End {
         }
         let ms = limit.as_millis() as i32;
         let events = sys::poll_one(self.port.completion_fd(), libc::POLLIN, Some(ms));
+        // Else it would stay readable, and nobody would sleep from here on.
+        self.port.take_event();
         self.poll();
         events.is_ok_and(|events| events != 0)
     }

@@ -152,6 +152,6 @@ pub(crate) fn down(end: &mut End) -> Outcome {
     }
     // The port can be used again.
     let (psn, gid) = (end.link.address().psn, end.gid);
-    end.port.clone().link(gid, psn, 44).map(drop)?;
+    end.port.clone().domain()?.link(gid, psn, 44).map(drop)?;
     Ok(())
 }

@@ -6,6 +6,7 @@
 //! ```
 //! A test fails with a message and status 1. `verbs --help` lists the tests.
 
+mod domains;
 mod end;
 mod failures;
 mod process;
@@ -29,6 +30,7 @@ verbs SERVER:PORT DEVICE GID-INDEX TEST [ARGUMENT...]
   long COUNT             messages of up to 8192 bytes
   many LINKS ROUNDS      LINKS queue pairs at once, made and destroyed ROUNDS times
   refused                a WRITE with a wrong key
+  trespass               a WRITE with the key of another link's memory
   too-long               a message longer than the peer's buffers
   killed                 the server dies by SIGKILL
   fork                   goes on after a fork whose child drops everything
@@ -102,6 +104,7 @@ fn run(test: &[&str], gid: &Gid, stream: BufReader<TcpStream>, side: Side) -> Ou
             process::many(&mut start(44)?, gid, links.parse()?, rounds.parse()?)
         }
         ["refused"] => failures::refused(&mut start(44)?),
+        ["trespass"] => domains::trespass(&mut start(44)?),
         ["too-long"] => {
             let size = if side == Side::Server { 44 } else { 8192 };
             failures::too_long(&mut start(size)?)

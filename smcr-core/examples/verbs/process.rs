@@ -10,14 +10,15 @@ use smcr_core::rdma::verbs;
 use super::end::{End, Gid, Outcome, Result, describe, exchange, parse, rand};
 use super::traffic;
 
-/// Many links at once, more than the first completion queue has room for, and again when they are
-/// gone.
+/// Many links at once, each in its own domain, more than the first completion queue has room for,
+/// and again when they are gone.
 pub(crate) fn many(end: &mut End, gid: &Gid, links: usize, rounds: usize) -> Outcome {
     for round in 0..rounds {
         let mut made: Vec<Box<dyn Link>> = Vec::new();
         for _ in 0..links {
             let psn = Psn::new(rand() & 0xff_ffff).ok_or("24 bits")?;
-            let mut link = end.port.clone().link(gid.local()?, psn, 44)?;
+            let domain = end.port.clone().domain()?;
+            let mut link = domain.link(gid.local()?, psn, 44)?;
             let own = describe(&link.address(), 0, end.rmb_region.rkey());
             let (peer, ..) = parse(&exchange(&mut end.tcp, &own)?)?;
             link.connect(&peer)?;
@@ -96,6 +97,7 @@ pub(crate) fn fork(end: &mut End) -> Outcome {
                 drop(std::ptr::read(&raw const end.link));
                 drop(std::ptr::read(&raw const end.rmb_region));
                 drop(std::ptr::read(&raw const end.source_region));
+                drop(std::ptr::read(&raw const end.domain));
                 drop(std::ptr::read(&raw const end.port));
                 libc::_exit(0);
             }

@@ -209,6 +209,10 @@ pub(crate) fn sleep(end: &mut End, rounds: u64) -> Outcome {
     if end.side == Side::Client {
         println!("sleep: {rounds} rounds, {slept} times asleep");
     }
+    // One for the message, and some for completions of our own.
+    if slept > rounds * 4 {
+        return Err(format!("woken {slept} times in {rounds} rounds").into());
+    }
     Ok(())
 }
 

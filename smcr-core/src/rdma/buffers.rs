@@ -3,36 +3,83 @@
 //!
 //! Registering is slow and memory that a peer may write to is precious, so elements are handed out
 //! again and again, and a buffer stays registered, with the same key and address, as long as its
-//! link group.
+//! link group. All of a group's lies in one protection domain, where no other peer gets at it.
 
 use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::fabric::{Access, Port, Region};
+use super::fabric::{Access, Domain, Region};
 use crate::clc::{Rkey, RmbeIndex};
 use crate::group;
 use crate::shm::{Geometry, Rmb};
 
-/// Elements of the first buffer, and of the biggest one: registering takes its time, during which
-/// the wire stands still.
-const FIRST: u8 = 4;
+/// Elements of the biggest buffer: registering takes its time, during which the wire stands still.
 const BIGGEST: u8 = 8;
 
-/// The most buffers of one pool. RFC 7609 §2.1 counts RMBs in one byte; send buffers are nobody's
-/// business, and as many as a process may have connections.
-const fn most(access: Access) -> usize {
+/// Elements of the first buffer. The peer has to be told of a second RMB; send buffers are nobody's
+/// business, and most peers need one.
+const fn first(access: Access) -> u8 {
     match access {
-        Access::RemoteWrite => 255,
-        Access::Local => crate::shm::MOST_CONNECTIONS / BIGGEST as usize,
+        Access::RemoteWrite => 4,
+        Access::Local => 1,
+    }
+}
+
+/// The most buffers of one pool: RFC 7609 §2.1 counts RMBs in one byte, and the connections of a
+/// group in another.
+const MOST: usize = 255;
+
+/// All registered memory of a link group.
+#[derive(Debug)]
+pub(super) struct Pools {
+    pub(super) rmbs: Buffers,
+    send_buffers: Buffers,
+}
+
+impl Pools {
+    /// Empty ones. `max_memory`: bytes that the process may have in rings, all together.
+    pub(super) fn new(domain: Arc<dyn Domain>, element_size: u32, max_memory: u64) -> Self {
+        let pool = |domain, access| Buffers::new(domain, access, element_size, max_memory);
+        Self {
+            rmbs: pool(Arc::clone(&domain), Access::RemoteWrite),
+            send_buffers: pool(domain, Access::Local),
+        }
+    }
+
+    /// What a connection needs: its RMBE, and its send buffer.
+    ///
+    /// # Errors
+    /// Those of [`Buffers::take`].
+    pub(super) fn take(&mut self) -> Result<(Element, Element), Errno> {
+        let send_buffer = self.send_buffers.take()?;
+        match self.rmbs.take() {
+            Ok(rmbe) => Ok((rmbe, send_buffer)),
+            Err(errno) => {
+                self.send_buffers.give_back(&send_buffer);
+                Err(errno)
+            }
+        }
+    }
+
+    /// Returns what a connection had.
+    pub(super) fn give_back(&mut self, rmbe: &Element, send_buffer: &Element) {
+        self.rmbs.give_back(rmbe);
+        self.send_buffers.give_back(send_buffer);
+    }
+
+    /// The port is gone, and no link uses the memory any more: nothing of the port is kept.
+    pub(super) fn lose_domain(&mut self) {
+        self.rmbs.lose_domain();
+        self.send_buffers.lose_domain();
     }
 }
 
 /// A pool of elements of one size.
 #[derive(Debug)]
 pub(super) struct Buffers {
-    /// Until it is gone.
-    port: Option<Arc<dyn Port>>,
+    /// Until its port is gone.
+    domain: Option<Arc<dyn Domain>>,
     access: Access,
     element_size: u32,
     /// Bytes that the process may have in rings, all together.
@@ -87,15 +134,9 @@ impl Element {
 }
 
 impl Buffers {
-    /// `max_memory`: bytes that the process may have in rings, all together.
-    pub(super) fn new(
-        port: Arc<dyn Port>,
-        access: Access,
-        element_size: u32,
-        max_memory: u64,
-    ) -> Self {
+    fn new(domain: Arc<dyn Domain>, access: Access, element_size: u32, max_memory: u64) -> Self {
         Self {
-            port: Some(port),
+            domain: Some(domain),
             access,
             element_size,
             max_memory,
@@ -109,8 +150,8 @@ impl Buffers {
     /// # Errors
     /// `ENOMEM` and the like: the memory could not be had or registered; `ENOSPC`: the group has
     /// as many buffers as it may; `EDQUOT`: so has the process of memory; `ENODEV`: the port is gone.
-    pub(super) fn take(&mut self) -> Result<Element, Errno> {
-        if self.port.is_none() {
+    fn take(&mut self) -> Result<Element, Errno> {
+        if self.domain.is_none() {
             return Err(Errno::NODEV);
         }
         let free = |(_, buffer): &(usize, &Buffer)| buffer.used != full(buffer.count());
@@ -138,7 +179,7 @@ impl Buffers {
     }
 
     /// Returns an element that neither end uses any more.
-    pub(super) fn give_back(&mut self, element: &Element) {
+    fn give_back(&mut self, element: &Element) {
         self.buffers[element.buffer as usize].used &= !(1 << element.index);
     }
 
@@ -161,20 +202,19 @@ impl Buffers {
         }
     }
 
-    /// The port is gone, and no link uses the memory any more: nothing of the port is kept.
-    pub(super) fn lose_port(&mut self) {
+    fn lose_domain(&mut self) {
         for buffer in &mut self.buffers {
             buffer.region = None;
         }
-        self.port = None;
+        self.domain = None;
     }
 
     fn grow(&mut self) -> Result<(), Errno> {
-        if self.buffers.len() >= most(self.access) {
+        if self.buffers.len() >= MOST {
             return Err(Errno::NOSPC);
         }
         let doublings = self.buffers.len().min(4) as u32;
-        let count = (FIRST << doublings).min(BIGGEST);
+        let count = (first(self.access) << doublings).min(BIGGEST);
         let geometry = Geometry::new(count, self.element_size).ok_or(Errno::INVAL)?;
         // Each peer that says hello gets some, whether it means it or not.
         if group::rmb_bytes() + geometry.memory_size() as u64 > self.max_memory {
@@ -182,11 +222,11 @@ impl Buffers {
         }
         let rmb = Rmb::create(geometry, 0)?;
         let len = usize::from(count) * self.element_size as usize;
-        let port = self.port.as_ref().ok_or(Errno::NODEV)?;
+        let domain = self.domain.clone().ok_or(Errno::NODEV)?;
         // SAFETY: the rings lie behind one another in the mapping, which `rmb` keeps; `region`
         // is dropped before it (the order of the fields), and whoever holds an Element keeps
         // only the memory longer than the region, not the other way round.
-        let region = unsafe { port.register(rmb.ring(0), len, self.access)? };
+        let region = unsafe { domain.register(rmb.ring(0), len, self.access)? };
         group::add_rmb_bytes(geometry.memory_size());
         self.buffers.push(Buffer {
             region: Some(region),

@@ -1,14 +1,15 @@
 //! What SMC-R needs of an RDMA device: the wall between the protocol and libibverbs.
 //!
-//! A [`Port`] is one port of a device, opened by this process, with a protection domain and one
-//! pair of completion queues for all its links. A [`Link`] is one RC queue pair (RFC 7609 §2.2).
-//! Everything that can be waited for comes out of [`Port::poll`].
+//! A [`Port`] is one port of a device, opened by this process, with one completion queue for all
+//! its links. A [`Domain`] is a protection domain of the device's: what one peer may reach
+//! (RFC 7609 §2.1). A [`Link`] is one RC queue pair in it (RFC 7609 §2.2). Everything that can be
+//! waited for comes out of [`Port::poll`].
 //!
 //! Order is what SMC-R rests on: the WRITEs and the message of one [`Link::post`], and successive
 //! posts, take effect at the peer in the order they were posted.
 //!
-//! Ports and links belong to the process that made them. A child of a fork must not touch them,
-//! not even to drop them.
+//! Ports, domains and links belong to the process that made them. A child of a fork must not touch
+//! them, not even to drop them.
 
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
@@ -45,7 +46,7 @@ pub struct LocalGid {
 /// One RDMA WRITE: `len` bytes of our registered memory to an address of the peer's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Write {
-    /// First byte, inside a [`Region`] of the same port.
+    /// First byte, inside a [`Region`] of the same domain.
     pub from: NonNull<u8>,
     /// The region's local key.
     pub lkey: u32,
@@ -125,7 +126,7 @@ pub enum Access {
     RemoteWrite,
 }
 
-/// Registered memory; deregistered on drop.
+/// Registered memory; deregistered on drop. Keeps its domain.
 pub trait Region: std::fmt::Debug + Send + Sync {
     /// For [`Write::lkey`].
     fn lkey(&self) -> u32;
@@ -146,34 +147,11 @@ pub trait Port: std::fmt::Debug + Send + Sync {
     /// Active path MTU.
     fn mtu(&self) -> MtuCode;
 
-    /// Registers memory.
-    ///
-    /// # Safety
-    /// `base` is valid for `len` bytes until the region is dropped, and may be read and (with
-    /// [`Access::RemoteWrite`]) written by others at any time.
+    /// Makes a protection domain, with nothing in it.
     ///
     /// # Errors
-    /// `ENOMEM` when RLIMIT_MEMLOCK or the device's limits are reached.
-    unsafe fn register(
-        &self,
-        base: NonNull<u8>,
-        len: usize,
-        access: Access,
-    ) -> Result<Box<dyn Region>, Errno>;
-
-    /// Makes a queue pair (RC, in INIT) and posts its receives.
-    /// `receive_size`: bytes of each receive buffer: 44 for version 1, 8192 for version 2 (LLC
-    /// messages can be that long).
-    ///
-    /// # Errors
-    /// `EADDRNOTAVAIL` if the GID is no longer at its place, `ENOBUFS` for too many links,
-    /// `ENOMEM` as in [`Self::register`].
-    fn link(
-        self: Arc<Self>,
-        gid: LocalGid,
-        psn: Psn,
-        receive_size: usize,
-    ) -> Result<Box<dyn Link>, Errno>;
+    /// `ENOMEM` when the device has no more, `ENODEV` or `EIO` when it is gone.
+    fn domain(self: Arc<Self>) -> Result<Arc<dyn Domain>, Errno>;
 
     /// Hands what is completed to `found`, at most some dozens at a time. Returns how many there
     /// were. No system call. Callers take turns (one lock for all of a port), so `found` must not
@@ -212,6 +190,41 @@ pub trait Port: std::fmt::Debug + Send + Sync {
     fn counts(&self) -> Counts;
 }
 
+/// A protection domain: memory, and the links through which it can be reached. A key of its memory
+/// is refused on every link of another domain, so two peers that share none cannot touch each
+/// other's memory, whatever keys they know or guess (RFC 7609 §2.1). Freed after the last of its
+/// regions and links.
+pub trait Domain: std::fmt::Debug + Send + Sync {
+    /// Registers memory.
+    ///
+    /// # Safety
+    /// `base` is valid for `len` bytes until the region is dropped, and may be read and (with
+    /// [`Access::RemoteWrite`]) written by others at any time.
+    ///
+    /// # Errors
+    /// `ENOMEM` when RLIMIT_MEMLOCK or the device's limits are reached.
+    unsafe fn register(
+        self: Arc<Self>,
+        base: NonNull<u8>,
+        len: usize,
+        access: Access,
+    ) -> Result<Box<dyn Region>, Errno>;
+
+    /// Makes a queue pair (RC, in INIT) and posts its receives.
+    /// `receive_size`: bytes of each receive buffer: 44 for version 1, 8192 for version 2 (LLC
+    /// messages can be that long).
+    ///
+    /// # Errors
+    /// `EADDRNOTAVAIL` if the GID is no longer at its place, `ENOBUFS` for too many links,
+    /// `ENOMEM` as in [`Self::register`].
+    fn link(
+        self: Arc<Self>,
+        gid: LocalGid,
+        psn: Psn,
+        receive_size: usize,
+    ) -> Result<Box<dyn Link>, Errno>;
+}
+
 /// What a port did so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -223,7 +236,7 @@ pub struct Counts {
     pub doorbells: u64,
 }
 
-/// A queue pair. Destroyed on drop; the peer finds that out by itself.
+/// A queue pair. Destroyed on drop; the peer finds that out by itself. Keeps its domain.
 pub trait Link: std::fmt::Debug + Send {
     /// Names it in completions.
     fn id(&self) -> LinkId;

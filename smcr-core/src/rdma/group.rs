@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::buffers::{Buffers, Element};
+use super::buffers::{Element, Pools};
 use super::fabric::{Link, LinkAddress, LinkId};
 use super::handle::ConnId;
 use super::state::News;
@@ -57,7 +57,7 @@ pub(super) struct Group {
     /// The peer's end of it, once it is connected.
     peer_end: Option<LinkAddress>,
     llc: Option<flow::Group>,
-    pub(super) rmbs: Buffers,
+    pub(super) memory: Pools,
     pub(super) posts: Posts,
     pub(super) tokens: HashMap<Token, Target>,
     next_token: u32,
@@ -131,7 +131,7 @@ impl Group {
         key: GroupKey,
         settled: Settled,
         link: Box<dyn Link>,
-        rmbs: Buffers,
+        memory: Pools,
         first_token: u32,
     ) -> Self {
         Self {
@@ -143,7 +143,7 @@ impl Group {
             link: Some(link),
             peer_end: None,
             llc: None,
-            rmbs,
+            memory,
             posts: Posts::default(),
             tokens: HashMap::new(),
             next_token: first_token,
@@ -285,10 +285,10 @@ impl Group {
 
     /// Tells the peer of the RMB of `element`, unless it knows. False if it does.
     pub(super) fn tell_rmb(&mut self, element: &Element, now: Instant) -> Result<bool, Reason> {
-        if self.rmbs.is_known(element) {
+        if self.memory.rmbs.is_known(element) {
             return Ok(false);
         }
-        if !self.rmbs.start_telling(element) {
+        if !self.memory.rmbs.start_telling(element) {
             // Another connection asked already.
             return Ok(true);
         }
@@ -348,11 +348,11 @@ impl Group {
                     }
                 }
                 Event::RmbConfirmed { rmb } => {
-                    self.rmbs.told(rmb.0, true);
+                    self.memory.rmbs.told(rmb.0, true);
                     news.push(News::RkeyAnswered(id, rmb.0, true));
                 }
                 Event::RmbRefused { rmb } => {
-                    self.rmbs.told(rmb.0, false);
+                    self.memory.rmbs.told(rmb.0, false);
                     news.push(News::RkeyAnswered(id, rmb.0, false));
                 }
                 Event::PeerDeletedRmb { rtokens } => {

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::buffers::Buffers;
 use super::connection::{Connection, Posted, Pumped};
 use super::fabric::{Completion, Counts, LinkError, LinkId, Port};
 use super::group::{Group, Target};
@@ -58,7 +57,6 @@ pub(crate) struct State {
 struct OpenPort {
     /// `None`: it is gone. Its place is not used again.
     port: Option<Arc<dyn Port>>,
-    send_buffers: Buffers,
     links: HashMap<LinkId, u32>,
 }
 
@@ -296,10 +294,8 @@ impl State {
         connection.app().arena().give_back(connection.app());
         if let Some(group) = self.groups.get_mut(&group_id) {
             group.tokens.remove(&connection.token);
-            group.rmbs.give_back(&connection.rmbe);
-            self.ports[group.port]
-                .send_buffers
-                .give_back(&connection.send_buffer);
+            let (rmbe, send_buffer) = (&connection.rmbe, &connection.send_buffer);
+            group.memory.give_back(rmbe, send_buffer);
             if group.tokens.is_empty() {
                 group.became_idle(now);
                 self.due = earlier(self.due, group.next_timeout());

@@ -74,3 +74,14 @@ fn keys_that_are_taken_back_while_connections_use_them() {
         Siege::new(4, role, Version::V1).take_back();
     }
 }
+
+#[test]
+fn keys_of_another_peers_memory() {
+    let _turn = turn();
+    for role in [Role::Server, Role::Client] {
+        for version in [Version::V1, Version::V2] {
+            let tally = Siege::new(5, role, version).trespass();
+            assert_eq!((tally.attacks, tally.links), (4, 4));
+        }
+    }
+}

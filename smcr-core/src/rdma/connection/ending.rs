@@ -6,7 +6,7 @@ use std::time::Instant;
 use rustix::io::Errno;
 
 use super::{Connection, Pumped};
-use crate::cdc::ConnState;
+use crate::cdc::{ConnState, ProducerFlags};
 use crate::close::{Actions, CloseEvent, CloseTimer};
 use crate::conn::state;
 use crate::shm::flag;
@@ -100,7 +100,9 @@ impl Connection {
 
     /// The link is gone, which the program's end finds as `errno`; if TCP said before that the
     /// peer is gone, as what TCP would have said then: the end of the stream, or a reset if the
-    /// peer left something unread.
+    /// peer left something unread. A reset as well if the peer took something along that it had
+    /// no room for here: TCP's kernel would still have sent it, and a stream that ends early must
+    /// not look whole.
     pub(in crate::rdma) fn link_lost(&mut self, errno: Errno, now: Instant) {
         if std::mem::replace(&mut self.broken, true) {
             return;
@@ -108,7 +110,9 @@ impl Connection {
         let last_word = ConnState::CLOSED | ConnState::ABORTED;
         if !self.tcp_ended {
             self.shut(errno);
-        } else if self.produced() > self.peer_cons {
+        } else if self.produced() > self.peer_cons
+            || self.in_flags.contains(ProducerFlags::WRITER_BLOCKED)
+        {
             self.shut(Errno::CONNRESET);
         } else if !self.in_state.intersects(last_word) {
             self.tell_program_of_end(ConnState::CLOSED);

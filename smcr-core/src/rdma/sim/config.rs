@@ -42,6 +42,8 @@ pub struct SimConfig {
     pub poll_batch: usize,
     /// Bytes that a port can register.
     pub max_registered: usize,
+    /// Protection domains that a port can have.
+    pub max_domains: usize,
 }
 
 impl SimConfig {
@@ -64,6 +66,7 @@ impl SimConfig {
             signal_every: 16,
             poll_batch: 32,
             max_registered: 1 << 30,
+            max_domains: 1 << 10,
         }
     }
 }

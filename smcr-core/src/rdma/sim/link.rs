@@ -4,29 +4,33 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use super::domain::SimDomain;
 use super::net::{Net, Packet, Post, Source, State};
-use super::port::SimPort;
 use crate::clc::{Psn, QpNumber};
 use crate::rdma::fabric::{Link, LinkAddress, LinkError, LinkId, LocalGid, Port, Write};
 
-/// A queue pair. Made by [`Port::link`].
+/// A queue pair. Made by [`Domain::link`](crate::rdma::fabric::Domain::link).
 #[derive(Debug)]
 pub(super) struct SimLink {
-    port: Arc<SimPort>,
+    domain: Arc<SimDomain>,
     qpn: u32,
     address: LinkAddress,
 }
 
 impl SimLink {
-    pub(super) fn new(port: Arc<SimPort>, gid: LocalGid, psn: Psn, qpn: u32) -> Self {
+    pub(super) fn new(domain: Arc<SimDomain>, gid: LocalGid, psn: Psn, qpn: u32) -> Self {
         let address = LinkAddress {
             gid: gid.gid,
-            mac: port.mac(),
+            mac: domain.port.mac(),
             qpn: QpNumber::new(qpn).expect("numbers start low and there are 2^24"),
             psn,
-            mtu: port.mtu(),
+            mtu: domain.port.mtu(),
         };
-        Self { port, qpn, address }
+        Self {
+            domain,
+            qpn,
+            address,
+        }
     }
 }
 
@@ -40,7 +44,7 @@ impl Link for SimLink {
     }
 
     fn connect(&mut self, peer: &LinkAddress) -> Result<(), Errno> {
-        let mut net = self.port.net.lock();
+        let mut net = self.domain.port.net.lock();
         let mtu = peer.mtu.bytes().ok_or(Errno::INVAL)?;
         let mtu = mtu.min(self.address.mtu.bytes().ok_or(Errno::INVAL)?);
         let is_known =
@@ -64,7 +68,7 @@ impl Link for SimLink {
     }
 
     fn ready_to_send(&mut self) -> Result<(), Errno> {
-        let mut net = self.port.net.lock();
+        let mut net = self.domain.port.net.lock();
         let qp = net
             .qps
             .get_mut(&self.qpn)
@@ -77,7 +81,7 @@ impl Link for SimLink {
     }
 
     fn room(&self) -> usize {
-        let net = self.port.net.lock();
+        let net = self.domain.port.net.lock();
         net.config.send_queue - net.qps[&self.qpn].used
     }
 
@@ -88,7 +92,7 @@ impl Link for SimLink {
         id: u64,
         signal: bool,
     ) -> Result<(), Errno> {
-        let mut net = self.port.net.lock();
+        let mut net = self.domain.port.net.lock();
         let net = &mut *net;
         let qp = net
             .qps
@@ -115,7 +119,7 @@ impl Link for SimLink {
             requests,
             is_signalled,
         });
-        let (port, mtu) = (qp.port, qp.mtu);
+        let (port, domain, mtu) = (qp.port, qp.domain, qp.mtu);
         let counts = &mut net.ports[port].counts;
         counts.writes += writes.len() as u64;
         counts.sends += 1;
@@ -125,7 +129,7 @@ impl Link for SimLink {
             let address = write.from.as_ptr().expose_provenance();
             if !net
                 .memory
-                .is_local(port, write.lkey, address, write.len as usize)
+                .is_local(domain, write.lkey, address, write.len as usize)
             {
                 net.fail(self.qpn, LinkError::Local);
                 return Ok(());
@@ -140,7 +144,7 @@ impl Link for SimLink {
 
 impl Drop for SimLink {
     fn drop(&mut self) {
-        self.port.net.lock().destroy(self.qpn);
+        self.domain.port.net.lock().destroy(self.qpn);
     }
 }
 

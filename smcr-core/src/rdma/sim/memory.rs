@@ -7,7 +7,7 @@ use super::net::Source;
 use super::random::Random;
 use crate::rdma::fabric::Access;
 
-/// The regions of all ports, by key. A key is of one port, and is never used again.
+/// The regions of all domains, by key. A key is of one domain, and is never used again.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     regions: BTreeMap<u32, Entry>,
@@ -17,6 +17,7 @@ pub(super) struct Memory {
 #[derive(Debug)]
 struct Entry {
     port: usize,
+    domain: u64,
     base: usize,
     len: usize,
     access: Access,
@@ -27,10 +28,11 @@ struct Entry {
 pub(super) struct Place(usize);
 
 impl Memory {
-    /// Returns the key, which is both the local and the remote one.
+    /// Memory of a port and, by its number, of one of its domains. Returns the key, which is both
+    /// the local and the remote one.
     pub(super) fn add(
         &mut self,
-        port: usize,
+        (port, domain): (usize, u64),
         base: NonNull<u8>,
         len: usize,
         access: Access,
@@ -45,6 +47,7 @@ impl Memory {
         let base = base.as_ptr().expose_provenance();
         let entry = Entry {
             port,
+            domain,
             base,
             len,
             access,
@@ -67,37 +70,41 @@ impl Memory {
         of_port.count()
     }
 
-    /// Checks what a peer of `port` asks for.
-    pub(super) fn remote(&self, port: usize, rkey: u32, to: u64, len: usize) -> Option<Place> {
+    pub(super) fn has_domain(&self, domain: u64) -> bool {
+        self.regions.values().any(|entry| entry.domain == domain)
+    }
+
+    /// Checks what is asked for over a link in `domain`.
+    pub(super) fn remote(&self, domain: u64, rkey: u32, to: u64, len: usize) -> Option<Place> {
         let entry = self.regions.get(&rkey)?;
         let address = usize::try_from(to).ok()?;
-        (entry.access == Access::RemoteWrite && entry.port == port && entry.holds(address, len))
+        (entry.access == Access::RemoteWrite && entry.domain == domain && entry.holds(address, len))
             .then_some(Place(address))
     }
 
-    fn local(&self, port: usize, lkey: u32, address: usize, len: usize) -> Option<*const u8> {
+    fn local(&self, domain: u64, lkey: u32, address: usize, len: usize) -> Option<*const u8> {
         let entry = self.regions.get(&lkey)?;
-        (entry.port == port && entry.holds(address, len))
+        (entry.domain == domain && entry.holds(address, len))
             .then_some(std::ptr::with_exposed_provenance(address))
     }
 
-    /// Whether a WRITE of `port` may read there.
-    pub(super) fn is_local(&self, port: usize, lkey: u32, address: usize, len: usize) -> bool {
-        self.local(port, lkey, address, len).is_some()
+    /// Whether a WRITE from `domain` may read there.
+    pub(super) fn is_local(&self, domain: u64, lkey: u32, address: usize, len: usize) -> bool {
+        self.local(domain, lkey, address, len).is_some()
     }
 
     /// Copies a piece to where [`Self::remote`] allowed it. `None`: the source is not (any more)
     /// registered.
     pub(super) fn copy(
         &self,
-        port: usize,
+        domain: u64,
         from: &Source,
         len: usize,
         Place(to): Place,
     ) -> Option<()> {
         let to: *mut u8 = std::ptr::with_exposed_provenance_mut(to);
         let from = match from {
-            Source::Memory { address, lkey } => self.local(port, *lkey, *address, len)?,
+            Source::Memory { address, lkey } => self.local(domain, *lkey, *address, len)?,
             Source::Departed(bytes) => bytes.get(..len)?.as_ptr(),
         };
         // SAFETY: both ranges are inside regions that are registered now, whose owners promised
@@ -108,12 +115,12 @@ impl Memory {
     }
 
     /// The bytes of a piece.
-    pub(super) fn read(&self, port: usize, from: &Source, len: usize) -> Option<Vec<u8>> {
+    pub(super) fn read(&self, domain: u64, from: &Source, len: usize) -> Option<Vec<u8>> {
         let (address, lkey) = match from {
             Source::Memory { address, lkey } => (*address, *lkey),
             Source::Departed(bytes) => return Some(bytes.clone()),
         };
-        let from = self.local(port, lkey, address, len)?;
+        let from = self.local(domain, lkey, address, len)?;
         let mut bytes = vec![0; len];
         // SAFETY: as in `copy`; the vector is new.
         unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), len) };

@@ -13,6 +13,7 @@
 //! what it might say is in [`hostile`].
 
 mod config;
+mod domain;
 mod far;
 mod fault;
 pub mod hostile;

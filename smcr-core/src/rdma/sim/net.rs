@@ -21,6 +21,9 @@ pub(super) struct Net {
     pub(super) ports: Vec<PortState>,
     pub(super) qps: BTreeMap<u32, Qp>,
     pub(super) memory: Memory,
+    /// Protection domains, each with its port.
+    pub(super) domains: BTreeMap<u64, usize>,
+    next_domain: u64,
     pub(super) record: Record,
     /// Ports between which nothing passes: (from, to).
     pub(super) blocked: BTreeSet<(usize, usize)>,
@@ -91,6 +94,7 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) struct Qp {
     pub(super) port: usize,
+    pub(super) domain: u64,
     pub(super) gid: Gid,
     pub(super) psn: Psn,
     pub(super) receive_size: usize,
@@ -211,6 +215,8 @@ impl Net {
             ports: Vec::new(),
             qps: BTreeMap::new(),
             memory: Memory::default(),
+            domains: BTreeMap::new(),
+            next_domain: 0,
             record: Record::default(),
             blocked: BTreeSet::new(),
             events: BTreeMap::new(),
@@ -271,11 +277,37 @@ impl Net {
         of_port.map(|(qpn, _)| *qpn).collect()
     }
 
-    pub(super) fn add_qp(&mut self, port: usize, gid: Gid, psn: Psn, receive_size: usize) -> u32 {
+    /// Returns its number, which is never used again.
+    pub(super) fn add_domain(&mut self, port: usize) -> u64 {
+        self.next_domain += 1;
+        self.domains.insert(self.next_domain, port);
+        self.next_domain
+    }
+
+    /// # Panics
+    /// If something is left in it: an adapter would refuse, and keep it.
+    pub(super) fn remove_domain(&mut self, number: u64) {
+        let is_used = |qp: &Qp| qp.domain == number && qp.state != State::Destroyed;
+        assert!(
+            !self.qps.values().any(is_used) && !self.memory.has_domain(number),
+            "domain {number} is in use"
+        );
+        self.domains.remove(&number);
+    }
+
+    /// `domain`: the port, and the domain's number.
+    pub(super) fn add_qp(
+        &mut self,
+        (port, domain): (usize, u64),
+        gid: Gid,
+        psn: Psn,
+        receive_size: usize,
+    ) -> u32 {
         let qpn = self.next_qpn;
         self.next_qpn += 1 + self.random.below(7) as u32;
         let qp = Qp {
             port,
+            domain,
             gid,
             psn,
             receive_size,

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,14 +9,12 @@ use parking_lot::ReentrantMutex;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
+use super::domain::SimDomain;
 use super::fault::PortId;
-use super::link::SimLink;
-use super::net::{Cqe, State};
+use super::net::{Cqe, Net, State};
 use super::{Fault, SimNet};
-use crate::clc::{Gid, Mac, MtuCode, Psn, Rkey};
-use crate::rdma::fabric::{
-    Access, Completion, Counts, Link, LinkId, LocalGid, Port, PortEvent, Region,
-};
+use crate::clc::{Gid, Mac, MtuCode};
+use crate::rdma::fabric::{Completion, Counts, Domain, LinkId, LocalGid, Port, PortEvent};
 
 /// An eventfd that is readable or not.
 #[derive(Debug)]
@@ -122,6 +119,16 @@ impl SimPort {
         )
     }
 
+    /// Protection domains that exist now.
+    pub fn domains(&self) -> usize {
+        self.count_domains(&self.net.lock())
+    }
+
+    pub(super) fn count_domains(&self, net: &Net) -> usize {
+        let of_port = net.domains.values().filter(|port| **port == self.id.0);
+        of_port.count()
+    }
+
     /// Links that exist now, broken ones included.
     pub fn links(&self) -> Vec<LinkId> {
         let net = self.net.lock();
@@ -192,48 +199,8 @@ impl Port for SimPort {
         self.net.lock().config.mtu
     }
 
-    unsafe fn register(
-        &self,
-        base: NonNull<u8>,
-        len: usize,
-        access: Access,
-    ) -> Result<Box<dyn Region>, Errno> {
-        let mut net = self.net.lock();
-        let net = &mut *net;
-        if net.ports[self.id.0].is_gone {
-            return Err(Errno::NODEV);
-        }
-        if len == 0 {
-            return Err(Errno::INVAL);
-        }
-        let registered = net.memory.registered(self.id.0);
-        if len > net.config.max_registered.saturating_sub(registered) {
-            return Err(Errno::NOMEM);
-        }
-        let key = net
-            .memory
-            .add(self.id.0, base, len, access, &mut net.random);
-        let address = base.addr().get() as u64;
-        let net = self.net.clone();
-        Ok(Box::new(SimRegion { net, key, address }))
-    }
-
-    fn link(
-        self: Arc<Self>,
-        gid: LocalGid,
-        psn: Psn,
-        receive_size: usize,
-    ) -> Result<Box<dyn Link>, Errno> {
-        let mut net = self.net.lock();
-        if net.ports[self.id.0].is_gone {
-            return Err(Errno::NODEV);
-        }
-        if self.gids.get(usize::from(gid.index)) != Some(&gid.gid) || receive_size == 0 {
-            return Err(Errno::INVAL);
-        }
-        let qpn = net.add_qp(self.id.0, gid.gid, psn, receive_size);
-        drop(net);
-        Ok(Box::new(SimLink::new(self, gid, psn, qpn)))
+    fn domain(self: Arc<Self>) -> Result<Arc<dyn Domain>, Errno> {
+        Ok(SimDomain::new(self)?)
     }
 
     fn poll(&self, found: &mut dyn FnMut(Completion<'_>)) -> usize {
@@ -297,33 +264,5 @@ impl Port for SimPort {
 
     fn counts(&self) -> Counts {
         self.net.lock().ports[self.id.0].counts
-    }
-}
-
-/// Registered memory of a [`SimPort`].
-#[derive(Debug)]
-struct SimRegion {
-    net: SimNet,
-    key: u32,
-    address: u64,
-}
-
-impl Region for SimRegion {
-    fn lkey(&self) -> u32 {
-        self.key
-    }
-
-    fn rkey(&self) -> Rkey {
-        Rkey(self.key)
-    }
-
-    fn address(&self) -> u64 {
-        self.address
-    }
-}
-
-impl Drop for SimRegion {
-    fn drop(&mut self) {
-        self.net.lock().memory.remove(self.key);
     }
 }

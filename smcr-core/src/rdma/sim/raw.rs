@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::SimPort;
 use crate::clc::{Psn, Rkey};
 use crate::rdma::fabric::{
-    Access, Completion, Link, LinkAddress, LinkError, LinkId, Port, Region, Write,
+    Access, Completion, Domain, Link, LinkAddress, LinkError, LinkId, Port, Region, Write,
 };
 
 /// Something that came to a [`RawPeer`].
@@ -35,6 +35,7 @@ pub struct RawPeer {
     source_at: usize,
     next_id: u64,
     seen: Vec<Seen>,
+    domain: Arc<dyn Domain>,
     port: Arc<SimPort>,
 }
 
@@ -77,7 +78,7 @@ impl RawPeer {
     /// A peer at `port` whose memory has `len` bytes. `gid` is an index of [`SimPort::gids`].
     ///
     /// # Errors
-    /// Those of [`Port::register`] and [`Port::link`].
+    /// Those of [`Port::domain`], [`Domain::register`] and [`Domain::link`].
     pub fn new(
         port: &Arc<SimPort>,
         gid: usize,
@@ -85,12 +86,14 @@ impl RawPeer {
         len: usize,
     ) -> Result<Self, Errno> {
         let memory = Memory::new(len);
+        let domain = Arc::clone(port).domain()?;
         // SAFETY: the memory is dropped after the regions, and touched through raw pointers only.
-        let region = unsafe { port.register(memory.base, len, Access::RemoteWrite) }?;
-        // SAFETY: as above.
-        let source = unsafe { port.register(memory.source(0), SOURCE, Access::Local) }?;
+        let register =
+            |base, len, access| unsafe { Arc::clone(&domain).register(base, len, access) };
+        let region = register(memory.base, len, Access::RemoteWrite)?;
+        let source = register(memory.source(0), SOURCE, Access::Local)?;
         let psn = Psn::new(port.net.random() as u32 & 0x00ff_ffff).expect("24 bits");
-        let link = Arc::clone(port).link(port.gids()[gid], psn, receive_size)?;
+        let link = Arc::clone(&domain).link(port.gids()[gid], psn, receive_size)?;
         Ok(Self {
             id: link.id(),
             link: Some(link),
@@ -100,6 +103,7 @@ impl RawPeer {
             source_at: 0,
             next_id: 0,
             seen: Vec::new(),
+            domain,
             port: Arc::clone(port),
         })
     }
@@ -117,6 +121,11 @@ impl RawPeer {
     /// The key and the address of its memory.
     pub fn rtoken(&self) -> (Rkey, u64) {
         (self.region.rkey(), self.region.address())
+    }
+
+    /// Where its link and its memory are.
+    pub fn domain(&self) -> Arc<dyn Domain> {
+        Arc::clone(&self.domain)
     }
 
     /// Connects and gets ready to send.

@@ -142,10 +142,11 @@ impl Net {
                 rkey,
             } => {
                 self.record.write(self.now, qpn, *address, *len, *rkey);
-                let place = self.memory.remote(to, *rkey, *address, *len);
+                let domains = [qpn, peer].map(|qpn| self.qps[&qpn].domain);
+                let place = self.memory.remote(domains[1], *rkey, *address, *len);
                 let place = place.ok_or(Obstacle::Refused(LinkError::Flushed))?;
                 self.memory
-                    .copy(from, source, *len, place)
+                    .copy(domains[0], source, *len, place)
                     .ok_or(Obstacle::Local)?;
             }
             Packet::Message(message) => {
@@ -327,7 +328,7 @@ impl Net {
             let Packet::Piece { from, len, .. } = packet else {
                 continue;
             };
-            let bytes = self.memory.read(qp.port, from, *len);
+            let bytes = self.memory.read(qp.domain, from, *len);
             *from = Source::Departed(bytes.unwrap_or_default());
         }
     }

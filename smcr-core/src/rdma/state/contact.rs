@@ -12,9 +12,9 @@ use crate::cdc::Cdc;
 use crate::clc::{Gid, Psn, QpNumber, Rkey, RmbeIndex, RmbeSize, Token};
 use crate::engine::PUBLISHER;
 use crate::handshake::rdma::Settled;
-use crate::rdma::buffers::{Buffers, Element};
+use crate::rdma::buffers::{Element, Pools};
 use crate::rdma::connection::{Connection, Parts, PeerElement};
-use crate::rdma::fabric::{Access, LinkAddress, LocalGid, Port};
+use crate::rdma::fabric::{LinkAddress, LocalGid, Port};
 use crate::rdma::group::{Group, GroupKey, Target, receive_size};
 use crate::rdma::handle::{ConnId, Shared};
 use crate::shm::{LocalRef, Rx, Tx};
@@ -63,30 +63,24 @@ impl Prepared {
 
 impl State {
     /// The port's place, opened now if it was not yet.
-    fn add_port(&mut self, port: Arc<dyn Port>, element_size: u32) -> usize {
+    fn add_port(&mut self, port: Arc<dyn Port>) -> usize {
         // Not by the name: a device that was removed and comes back has the same.
         let is = |open: &OpenPort| open.port.as_ref().is_some_and(|it| Arc::ptr_eq(it, &port));
         if let Some(place) = self.ports.iter().position(is) {
             return place;
         }
-        let send_buffers = Buffers::new(
-            Arc::clone(&port),
-            Access::Local,
-            element_size,
-            self.max_memory,
-        );
         self.ports.push(OpenPort {
             port: Some(port),
-            send_buffers,
             links: HashMap::new(),
         });
         self.ports.len() - 1
     }
 
-    /// A new link group, whose link is in INIT.
+    /// A new link group with a protection domain of its own: no other peer can write to what is
+    /// registered there (RFC 7609 §2.1). Its link is in INIT.
     ///
     /// # Errors
-    /// The queue pair cannot be made.
+    /// [`Reason::LinkFailed`]: the domain or the queue pair cannot be made.
     pub(crate) fn start_group(
         &mut self,
         port: &Arc<dyn Port>,
@@ -99,24 +93,28 @@ impl State {
             log::debug!("{}: no link: {errno}", port.name());
             Reason::LinkFailed
         };
+        let no_domain = |errno| {
+            log::debug!(
+                "{}: no protection domain for this peer: {errno} (`ibv_devinfo -v` says how many \
+                 the device has: max_pd)",
+                port.name()
+            );
+            Reason::LinkFailed
+        };
         let mut random = [0u8; 8];
         let flags = rustix::rand::GetRandomFlags::empty();
         rustix::rand::getrandom(&mut random, flags).map_err(failed)?;
         let [p0, p1, p2, _, token @ ..] = random;
         let psn = Psn::new(u32::from_be_bytes([0, p0, p1, p2])).unwrap_or_default();
-        let place = self.add_port(Arc::clone(port), element_size);
+        let place = self.add_port(Arc::clone(port));
         let size = receive_size(settled.version);
-        let link = Arc::clone(port).link(gid, psn, size).map_err(failed)?;
-        let rmbs = Buffers::new(
-            Arc::clone(port),
-            Access::RemoteWrite,
-            element_size,
-            self.max_memory,
-        );
+        let domain = Arc::clone(port).domain().map_err(no_domain)?;
+        let link = Arc::clone(&domain).link(gid, psn, size).map_err(failed)?;
+        let memory = Pools::new(domain, element_size, self.max_memory);
         self.next_group += 1;
         let id = self.next_group;
         let token = u32::from_ne_bytes(token);
-        let group = Group::new(id, place, key, *settled, link, rmbs, token);
+        let group = Group::new(id, place, key, *settled, link, memory, token);
         self.ports[place].links.insert(group.link_id(), id);
         self.groups.insert(id, group);
         PUBLISHER.count(Counter::LinkGroups);
@@ -176,7 +174,7 @@ impl State {
     /// The RMB of a connection is named in Accept or Confirm of a first contact.
     pub(crate) fn rmb_told(&mut self, prepared: &Prepared) {
         if let Some(group) = self.groups.get_mut(&prepared.group) {
-            group.rmbs.told(prepared.rmb(), true);
+            group.memory.rmbs.told(prepared.rmb(), true);
         }
     }
 
@@ -198,15 +196,7 @@ impl State {
     /// [`Reason::Memory`].
     pub(crate) fn prepare(&mut self, id: u32) -> Result<Prepared, Reason> {
         let group = self.groups.get_mut(&id).ok_or(Reason::Internal)?;
-        let send_buffers = &mut self.ports[group.port].send_buffers;
-        let send_buffer = send_buffers.take().map_err(memory)?;
-        let rmbe = match group.rmbs.take() {
-            Ok(rmbe) => rmbe,
-            Err(errno) => {
-                send_buffers.give_back(&send_buffer);
-                return Err(memory(errno));
-            }
-        };
+        let (rmbe, send_buffer) = group.memory.take().map_err(memory)?;
         let token = group.new_token();
         Ok(Prepared {
             group: id,
@@ -222,14 +212,13 @@ impl State {
             return;
         };
         group.tokens.remove(&prepared.token);
-        group.rmbs.give_back(&prepared.rmbe);
+        group
+            .memory
+            .give_back(&prepared.rmbe, &prepared.send_buffer);
         if group.tokens.is_empty() {
             group.became_idle(Instant::now());
             self.due = earlier(self.due, group.next_timeout());
         }
-        self.ports[group.port]
-            .send_buffers
-            .give_back(&prepared.send_buffer);
     }
 
     /// The connection is agreed on: from here on its bytes flow.

@@ -70,9 +70,8 @@ impl State {
                 continue;
             }
             for group in self.groups.values_mut().filter(|group| of_port(group)) {
-                group.rmbs.lose_port();
+                group.memory.lose_domain();
             }
-            open.send_buffers.lose_port();
             open.port = None;
         }
     }

@@ -1,4 +1,4 @@
-//! An open device: its context, protection domain, completion channel and queue.
+//! An open device: its context, completion channel and queue.
 
 use std::ffi::{CStr, c_int};
 use std::mem::MaybeUninit;
@@ -25,7 +25,6 @@ pub(super) const FIRST_CQE: usize = 2048;
 pub(super) struct Adapter {
     pub(super) library: &'static Library,
     pub(super) context: *mut ibv_context,
-    pub(super) pd: *mut ibv_pd,
     channel: *mut ibv_comp_channel,
     pub(super) cq: *mut ibv_cq,
     /// The most completions that a queue of the device can hold.
@@ -59,7 +58,6 @@ impl Adapter {
         let mut adapter = Self {
             library,
             context: open_context(library, device)?,
-            pd: ptr::null_mut(),
             channel: ptr::null_mut(),
             cq: ptr::null_mut(),
             max_cqe: FIRST_CQE,
@@ -90,7 +88,6 @@ impl Adapter {
         self.witness = sysfs::witness(name).map(fds::raise);
         // SAFETY: the context is open; each object is made of those before it.
         unsafe {
-            self.pd = made("ibv_alloc_pd", (self.library.alloc_pd)(self.context))?;
             self.channel = made(
                 "ibv_create_comp_channel",
                 (self.library.create_comp_channel)(self.context),
@@ -240,7 +237,7 @@ impl Drop for Adapter {
             .into_iter()
             .flatten()
             .for_each(owner::forget);
-        // SAFETY: each is open or null, and links and regions, which hold the adapter, are gone.
+        // SAFETY: each is open or null, and protection domains, which hold the adapter, are gone.
         // Errors would mean that the device is gone; libibverbs frees its memory all the same.
         unsafe {
             if !self.cq.is_null() {
@@ -248,9 +245,6 @@ impl Drop for Adapter {
             }
             if !self.channel.is_null() {
                 (self.library.destroy_comp_channel)(self.channel);
-            }
-            if !self.pd.is_null() {
-                (self.library.dealloc_pd)(self.pd);
             }
             (self.library.close_device)(self.context);
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rdma_sys::*;
 use rustix::io::Errno;
 
+use super::domain::Pd;
 use super::errno::{self, KeepErrno};
 use super::port::VerbsPort;
 use super::queue::{LONG_MESSAGES, Layout, Queue, RECEIVE_DEPTH, Request, SEND_DEPTH, SHORT};
@@ -34,6 +35,8 @@ enum State {
 #[derive(Debug)]
 pub(super) struct VerbsLink {
     port: Arc<VerbsPort>,
+    /// Freed after the queue pair, which `drop` has destroyed by then.
+    _pd: Arc<Pd>,
     qp: NonNull<ibv_qp>,
     queue: Arc<Queue>,
     address: LinkAddress,
@@ -70,6 +73,7 @@ impl VerbsLink {
     /// Makes a queue pair in INIT, with its receives posted.
     pub(super) fn new(
         port: Arc<VerbsPort>,
+        pd: &Arc<Pd>,
         gid: LocalGid,
         psn: Psn,
         receive_size: usize,
@@ -84,10 +88,10 @@ impl VerbsLink {
             return Err(Errno::ADDRNOTAVAIL);
         }
         let reserved = port.completions().reserve(adapter)?;
-        let (qp, max_inline) = create(&port)?;
+        let (qp, max_inline) = create(pd)?;
         // Until the link exists, this destroys the queue pair when something fails.
         let guard = QueuePair { port: &port, qp };
-        let slab = Queue::make_slab(adapter, receive_size, max_inline >= 44)?;
+        let slab = Queue::make_slab(pd, receive_size, max_inline >= 44)?;
         // SAFETY: the queue pair is alive.
         let number = unsafe { qp.as_ref() }.qp_num;
         let qpn = QpNumber::new(number).ok_or(Errno::PROTO)?;
@@ -116,6 +120,7 @@ impl VerbsLink {
             // SAFETY: numbers and raw pointers, for which 0 is valid.
             chain: unsafe { Box::<Chain>::new_zeroed().assume_init() },
             port: port.clone(),
+            _pd: Arc::clone(pd),
         };
         // From here on dropping the link does it.
         std::mem::forget(guard);
@@ -344,8 +349,8 @@ impl Drop for QueuePair<'_> {
 }
 
 /// Creates a queue pair with as many inline bytes as can be had of [`INLINE_WISHED`].
-fn create(port: &VerbsPort) -> Result<(NonNull<ibv_qp>, usize), Errno> {
-    let adapter = port.adapter();
+fn create(pd: &Pd) -> Result<(NonNull<ibv_qp>, usize), Errno> {
+    let adapter = &pd.adapter;
     let mut error = Errno::INVAL;
     for max_inline in INLINE_WISHED {
         // SAFETY: numbers and raw pointers, for which 0 is valid.
@@ -359,7 +364,7 @@ fn create(port: &VerbsPort) -> Result<(NonNull<ibv_qp>, usize), Errno> {
         wish.cap.max_recv_sge = 1;
         wish.cap.max_inline_data = max_inline;
         // SAFETY: the protection domain and the queue are alive; the library fills in what we got.
-        let qp = unsafe { (adapter.library.create_qp)(adapter.pd, &raw mut wish) };
+        let qp = unsafe { (adapter.library.create_qp)(pd.as_ptr(), &raw mut wish) };
         if let Some(qp) = NonNull::new(qp) {
             return Ok((qp, wish.cap.max_inline_data as usize));
         }

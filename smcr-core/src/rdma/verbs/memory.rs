@@ -7,15 +7,16 @@ use rdma_sys::{ibv_access_flags, ibv_mr};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
-use super::adapter::Adapter;
+use super::domain::Pd;
 use super::errno::{self, KeepErrno};
 use crate::clc::Rkey;
 use crate::rdma::fabric::{Access, Region};
 
-/// A memory region of an adapter.
+/// A memory region of a protection domain.
 #[derive(Debug)]
 pub(super) struct Registered {
-    adapter: Arc<Adapter>,
+    /// Freed after the region, which `drop` has given back by then.
+    pd: Arc<Pd>,
     mr: NonNull<ibv_mr>,
 }
 
@@ -26,9 +27,9 @@ unsafe impl Sync for Registered {}
 
 impl Registered {
     /// # Safety
-    /// As [`crate::rdma::fabric::Port::register`].
+    /// As [`crate::rdma::fabric::Domain::register`].
     pub(super) unsafe fn new(
-        adapter: &Arc<Adapter>,
+        pd: &Arc<Pd>,
         base: NonNull<u8>,
         len: usize,
         access: Access,
@@ -45,11 +46,11 @@ impl Registered {
         let _errno = KeepErrno::new();
         // SAFETY: the protection domain is open; the memory is valid by the contract.
         let mr = unsafe {
-            (adapter.library.reg_mr)(adapter.pd, base.as_ptr().cast(), len, access.0 as i32)
+            (pd.adapter.library.reg_mr)(pd.as_ptr(), base.as_ptr().cast(), len, access.0 as i32)
         };
         let mr = NonNull::new(mr).ok_or_else(errno::last)?;
         Ok(Self {
-            adapter: adapter.clone(),
+            pd: Arc::clone(pd),
             mr,
         })
     }
@@ -74,10 +75,10 @@ impl Region for Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        if self.adapter.owner.is_here() {
+        if self.pd.adapter.owner.is_here() {
             let _errno = KeepErrno::new();
             // SAFETY: registered, and given back once. It fails only if the device is gone.
-            unsafe { (self.adapter.library.dereg_mr)(self.mr.as_ptr()) };
+            unsafe { (self.pd.adapter.library.dereg_mr)(self.mr.as_ptr()) };
         }
     }
 }
@@ -98,7 +99,7 @@ unsafe impl Send for Slab {}
 unsafe impl Sync for Slab {}
 
 impl Slab {
-    pub(super) fn new(adapter: &Arc<Adapter>, len: usize) -> Result<Self, Errno> {
+    pub(super) fn new(pd: &Arc<Pd>, len: usize) -> Result<Self, Errno> {
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // Shared, so that a fork makes no copy of a page that the adapter writes to.
         // SAFETY: new pages, nowhere in particular.
@@ -113,7 +114,7 @@ impl Slab {
         // SAFETY: our own pages, which no child is to use.
         let _ = unsafe { rustix::mm::madvise(base, len, Advice::LinuxDontFork) };
         // SAFETY: the pages live as long as the slab, which drops the region first.
-        let registered = unsafe { Registered::new(adapter, slab.base, len, Access::Local)? };
+        let registered = unsafe { Registered::new(pd, slab.base, len, Access::Local)? };
         slab.registered = Some(registered);
         Ok(slab)
     }
@@ -140,7 +141,7 @@ impl Drop for Slab {
             let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
             return;
         };
-        let is_here = registered.adapter.owner.is_here();
+        let is_here = registered.pd.adapter.owner.is_here();
         drop(registered);
         if is_here {
             // SAFETY: our own pages, which the adapter no longer knows. In a child something else

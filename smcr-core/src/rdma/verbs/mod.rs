@@ -20,12 +20,13 @@
 //! without exec also keeps what providers mapped of the device, and so, should the parent be killed,
 //! the parent's queue pairs: peers notice when the child has ended, too, as with TCP.
 //!
-//! **Order.** Links and regions hold the adapter, which is closed after the last of them. A
-//! completion names its queue pair by a tag that is never used twice, so those of a destroyed queue
+//! **Order.** Links and regions hold their protection domain, which is freed after the last of them,
+//! and that holds the adapter, which is closed after the last domain. A completion names its queue pair by a tag that is never used twice, so those of a destroyed queue
 //! pair are dropped even if its number is in use again.
 
 mod adapter;
 mod completions;
+mod domain;
 mod errno;
 mod error;
 mod library;

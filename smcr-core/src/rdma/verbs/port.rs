@@ -2,7 +2,6 @@
 
 use std::mem::{MaybeUninit, offset_of};
 use std::os::fd::BorrowedFd;
-use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
@@ -12,14 +11,11 @@ use rustix::io::Errno;
 use super::OpenError;
 use super::adapter::Adapter;
 use super::completions::Completions;
+use super::domain::VerbsDomain;
 use super::errno::{self, KeepErrno};
 use super::library;
-use super::link::VerbsLink;
-use super::memory::Registered;
-use crate::clc::{Mac, MtuCode, Psn};
-use crate::rdma::fabric::{
-    Access, Completion, Counts, Link, LinkId, LocalGid, Port, PortEvent, Region,
-};
+use crate::clc::{Mac, MtuCode};
+use crate::rdma::fabric::{Completion, Counts, Domain, LinkId, Port, PortEvent};
 
 /// See [`crate::rdma::fabric::Port`].
 #[derive(Debug)]
@@ -151,24 +147,8 @@ impl Port for VerbsPort {
         MtuCode::new(self.mtu.load(Ordering::Relaxed)).expect("it was made from an MtuCode")
     }
 
-    unsafe fn register(
-        &self,
-        base: NonNull<u8>,
-        len: usize,
-        access: Access,
-    ) -> Result<Box<dyn Region>, Errno> {
-        // SAFETY: by the contract.
-        let region = unsafe { Registered::new(&self.adapter, base, len, access)? };
-        Ok(Box::new(region))
-    }
-
-    fn link(
-        self: Arc<Self>,
-        gid: LocalGid,
-        psn: Psn,
-        receive_size: usize,
-    ) -> Result<Box<dyn Link>, Errno> {
-        Ok(Box::new(VerbsLink::new(self, gid, psn, receive_size)?))
+    fn domain(self: Arc<Self>) -> Result<Arc<dyn Domain>, Errno> {
+        Ok(VerbsDomain::new(self)?)
     }
 
     fn poll(&self, found: &mut dyn FnMut(Completion<'_>)) -> usize {

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use rdma_sys::{ibv_qp, ibv_recv_wr, ibv_sge, ibv_wc_status};
 use rustix::io::Errno;
 
-use super::adapter::Adapter;
+use super::domain::Pd;
 use super::memory::Slab;
 use crate::rdma::fabric::{Counts, LinkError, LinkId};
 
@@ -289,12 +289,12 @@ impl Queue {
     /// Bytes of a slab: receive buffers, buffers for short messages where the device has no
     /// inline, and those for longer messages.
     pub(super) fn make_slab(
-        adapter: &Arc<Adapter>,
+        pd: &Arc<Pd>,
         receive_size: usize,
         has_inline: bool,
     ) -> Result<Slab, Errno> {
         let layout = Layout::new(receive_size, has_inline);
-        Slab::new(adapter, layout.end)
+        Slab::new(pd, layout.end)
     }
 }
 

@@ -28,8 +28,8 @@ fn errors_say_what_to_do() {
         (OpenError::of("f", Errno::ACCESS), "/dev/infiniband"),
         (OpenError::of("f", Errno::NOMEM), "ulimit -l"),
         (
-            OpenError::of("ibv_alloc_pd", Errno::IO),
-            "ibv_alloc_pd failed",
+            OpenError::of("ibv_create_cq", Errno::IO),
+            "ibv_create_cq failed",
         ),
         (OpenError::NoLibrary("gone".into()), "(gone): install"),
         (OpenError::PortDown, "rdma link"),

@@ -1,10 +1,10 @@
 //! Generic netlink, as far as it takes to give the kernel's SMC a UEID.
 
-use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use socket2::{Domain, Protocol, Socket, Type};
 
 const NETLINK_GENERIC: i32 = 16;
 const REQUEST: u16 = 0x01;
@@ -54,37 +54,16 @@ fn about_ueid(command: u8, name: &str, fine: i32) -> Result<()> {
     }
 }
 
-fn open() -> Result<File> {
-    // SAFETY: plain system call.
-    let socket = unsafe {
-        libc::socket(
-            libc::AF_NETLINK,
-            libc::SOCK_RAW | libc::SOCK_CLOEXEC,
-            NETLINK_GENERIC,
-        )
-    };
-    ensure!(socket >= 0, "netlink: {}", io::Error::last_os_error());
-    // SAFETY: the descriptor is new and nobody else's.
-    let socket = unsafe { File::from_raw_fd(socket) };
-    let deadline = libc::timeval {
-        tv_sec: 10,
-        tv_usec: 0,
-    };
-    // SAFETY: the call reads one structure of the length given.
-    unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_RCVTIMEO,
-            (&raw const deadline).cast(),
-            size_of_val(&deadline) as u32,
-        )
-    };
+fn open() -> Result<Socket> {
+    let domain = Domain::from(libc::AF_NETLINK);
+    let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(NETLINK_GENERIC)));
+    let socket = socket.context("netlink")?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
     Ok(socket)
 }
 
 /// The number by which a family is addressed.
-fn family(socket: &mut File, name: &str) -> Result<u16> {
+fn family(socket: &mut Socket, name: &str) -> Result<u16> {
     let text = format!("{name}\0");
     request(socket, CONTROLLER, GET_FAMILY, FAMILY_NAME, text.as_bytes())?;
     let mut found = None;
@@ -104,7 +83,7 @@ fn family(socket: &mut File, name: &str) -> Result<u16> {
     ))
 }
 
-fn request(socket: &mut File, family: u16, command: u8, kind: u16, value: &[u8]) -> Result<()> {
+fn request(socket: &mut Socket, family: u16, command: u8, kind: u16, value: &[u8]) -> Result<()> {
     let mut message = Vec::new();
     let attribute = 4 + value.len();
     let length = 16 + 4 + attribute.next_multiple_of(4);
@@ -127,7 +106,7 @@ enum Answer {
     Message(Vec<u8>),
 }
 
-fn answer(socket: &mut File) -> Result<Answer> {
+fn answer(socket: &mut Socket) -> Result<Answer> {
     let mut buffer = vec![0; 8192];
     let count = socket.read(&mut buffer).context("netlink")?;
     let message = &buffer[..count];

@@ -7,13 +7,13 @@
 //! - `echo-client ADDRESS PORT BYTES`: sends and checks what comes back.
 
 mod genl;
-mod socket;
 
 use std::io::{Read, Write};
-use std::net::SocketAddrV4;
+use std::net::{Shutdown, SocketAddrV4};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
+use smcr_tests::family::Family;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -43,7 +43,8 @@ fn parse(address: &str, port: &str) -> Result<SocketAddrV4> {
 }
 
 fn serve(address: SocketAddrV4) -> Result<()> {
-    let mut connection = socket::accept_one(address)?;
+    let listener = Family::Smc.listen(address)?;
+    let (mut connection, _) = listener.accept().context("accept")?;
     let mut buffer = vec![0; 64 << 10];
     let mut total = 0;
     loop {
@@ -59,11 +60,11 @@ fn serve(address: SocketAddrV4) -> Result<()> {
 }
 
 fn talk(address: SocketAddrV4, bytes: usize) -> Result<()> {
-    let mut connection = socket::connect(address)?;
+    let mut connection = Family::Smc.connect(address)?;
     let mut output = connection.try_clone()?;
     let sender = std::thread::spawn(move || -> Result<()> {
         output.write_all(&pattern(bytes)).context("sending")?;
-        socket::shut_down(&output)
+        output.shutdown(Shutdown::Write).context("shutdown")
     });
     let mut received = Vec::new();
     connection.read_to_end(&mut received).context("receiving")?;

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use smcr_tests::family::Family;
 use steps::Step;
 
 /// In the environment: does not end before its standard input does.
@@ -48,19 +49,23 @@ fn run(words: &[&str]) -> Result<usize> {
         [count, "together"] => (count.parse().context("CONNECTIONS")?, true),
         _ => bail!("too many arguments"),
     };
-    let family = socket::family(family)?;
+    let family = match *family {
+        "tcp" => Family::Tcp,
+        "smc" => Family::Smc,
+        other => bail!("{other}: not tcp or smc"),
+    };
     let address = address.parse().context("ADDRESS is not an IPv4 address")?;
     let address = SocketAddrV4::new(address, port.parse().context("PORT")?);
     let steps = steps::parse(steps)?;
     let start = Instant::now();
     let failed = match *role {
         "listen" => {
-            let listener = socket::listen(family, address)?;
-            let next = || socket::accept(&listener);
+            let listener = family.listen(address)?;
+            let next = || Ok(listener.accept().context("accept")?.0.into());
             each(count, true, together, &steps, next)?
         }
         "connect" => {
-            let next = || socket::connect(family, address);
+            let next = || Ok(family.connect(address)?.into());
             each(count, false, together, &steps, next)?
         }
         other => bail!("{other}: not listen or connect"),

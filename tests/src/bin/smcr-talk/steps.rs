@@ -23,6 +23,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use socket2::SockRef;
 
 use crate::socket;
 
@@ -122,13 +123,7 @@ impl End {
             "refused" => println!("found: {}", refused(stream)?),
             "shut" => stream.shutdown(Shutdown::Write)?,
             "close" => self.stream = None,
-            "linger0" => {
-                let now = libc::linger {
-                    l_onoff: 1,
-                    l_linger: 0,
-                };
-                socket::set(stream, libc::SO_LINGER, &now)?;
-            }
+            "linger0" => SockRef::from(stream).set_linger(Some(Duration::ZERO))?,
             "sleep" => std::thread::sleep(Duration::from_millis(number()? as u64)),
             "say" => println!("{}", step.argument),
             "stay" => loop {

@@ -12,7 +12,7 @@ use crate::scenario::paths;
 const PORT: u16 = 7601;
 
 /// What goes on over one server, in this order. The last words are the test's.
-const TESTS: [&str; 13] = [
+const TESTS: [&str; 14] = [
     "descriptors",
     "pattern 1 300",
     "pattern 2 300",
@@ -21,8 +21,9 @@ const TESTS: [&str; 13] = [
     "many 20 4",
     "fork",
     "refused",
+    "trespass",
     "too-long",
-    "sleep 10000",
+    "sleep 2000",
     "latency 1000 64",
     "throughput 8 65536",
     "throughput 4 4096",
@@ -63,7 +64,8 @@ fn preloaded(pair: &Pair, port: u16, test: &str) -> String {
     client(pair, port, test).replacen("; ", &format!("; LD_PRELOAD={library} "), 1)
 }
 
-/// Traffic of all kinds, failures that concern one link, and numbers.
+/// Traffic of all kinds, failures that concern one link (a WRITE with the key of another link's
+/// memory is refused, and that one goes on), and numbers.
 pub(super) fn run(pair: &mut Pair) -> Result<()> {
     let mut server = serve(&pair.server, PORT)?;
     for test in TESTS {

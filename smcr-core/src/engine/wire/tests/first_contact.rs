@@ -3,12 +3,12 @@
 use super::*;
 use crate::clc::Gid;
 use crate::engine::Phase;
-use crate::rdma::sim::SimConfig;
+use crate::rdma::sim::{Fault, SimConfig};
 
 /// Where the send buffers of a group can be registered, and its first RMB cannot.
 fn one_buffer() -> SimConfig {
     SimConfig {
-        max_registered: 3 << 19,
+        max_registered: (5 << 18) - 1,
         ..SimConfig::new()
     }
 }
@@ -89,8 +89,7 @@ fn a_server_that_cannot_be_reached_costs_nothing() {
         bench.wait_for_the_end();
     }
     assert_eq!(bench.port.links(), []);
-    // The send buffers, which are the port's.
-    assert_eq!(bench.port.registered().0, 1);
+    assert_eq!((bench.port.registered(), bench.port.domains()), ((0, 0), 0));
 }
 
 /// A client whose link cannot be reached learns it, too, and may come again.
@@ -125,7 +124,7 @@ fn a_client_that_cannot_be_reached_costs_nothing() {
         bench.wait_for_the_end();
     }
     assert_eq!(bench.port.links(), []);
-    assert_eq!(bench.port.registered().0, 1);
+    assert_eq!((bench.port.registered(), bench.port.domains()), ((0, 0), 0));
 }
 
 fn ours_id(accept: &crate::clc::Accept) -> crate::clc::PeerId {
@@ -217,7 +216,42 @@ fn a_flood_of_first_contacts() {
     bench.until(&mut [&mut good], || conn.receive() == Ok(b"still".to_vec()));
 }
 
-/// The same with the bound that the administrator sets.
+/// Each peer has a protection domain. Where the device has no more, the next one stays on TCP.
+#[test]
+fn a_peer_without_a_domain_stays_on_tcp() {
+    let config = SimConfig {
+        max_domains: 1,
+        ..SimConfig::new()
+    };
+    let mut bench = Bench::new(config);
+    let mut first = Peer::new(&bench, 1, Role::Client, Version::V2);
+    let (mut far, _talk, conn) = first.dial(&mut bench, 1);
+    let mut client = Peer::new(&bench, 2, Role::Client, Version::V2);
+    let mut server = Peer::new(&bench, 3, Role::Server, Version::V2);
+    for _ in 0..3 {
+        let (mut talk, refused) = bench.connect(Role::Server);
+        client.propose(&mut talk);
+        let reason = talk.declined(&mut bench, &mut client);
+        assert_eq!(reason, Some(Reason::LinkFailed));
+        assert_eq!(refused.phase(), Phase::Tcp);
+
+        let (mut talk, refused) = bench.connect(Role::Client);
+        let proposal = talk.hear(&mut bench, &mut server).emit();
+        let ours = server.element(1);
+        let accept = server.accept(&proposal, &ours, Contact::First { direct: true });
+        talk.say(&accept.emit());
+        let reason = talk.declined(&mut bench, &mut server);
+        assert_eq!(reason, Some(Reason::LinkFailed));
+        assert_eq!(refused.phase(), Phase::Tcp);
+    }
+    far.end.write(&mut first.manners.raw, b"still");
+    bench.until(&mut [&mut first], || {
+        conn.receive() == Ok(b"still".to_vec())
+    });
+    assert_eq!((bench.port.links().len(), bench.port.domains()), (1, 1));
+}
+
+/// No more memory than the administrator allows.
 #[test]
 fn no_more_memory_than_is_allowed() {
     let text = "ueid = TEST\nring_size = 16K\nmax_memory = 16K\n";
@@ -248,5 +282,25 @@ fn idle_groups_are_kept_up_to_a_number() {
     }
     bench.wait_for_the_end();
     let links = bench.port.links().len();
-    assert_eq!(links, 64);
+    assert_eq!((links, bench.port.domains()), (64, 64), "one for each");
+}
+
+/// A device goes while connections are open: nothing of it is held, though their programs still
+/// have their ends.
+#[test]
+fn a_device_that_goes_is_let_go_whole() {
+    let mut bench = Bench::new(SimConfig::new());
+    let mut peers = [1, 2].map(|number| Peer::new(&bench, number, Role::Client, Version::V2));
+    let [first, second] = &mut peers;
+    let open = [first.dial(&mut bench, 1), second.dial(&mut bench, 1)];
+    assert_eq!((bench.port.links().len(), bench.port.domains()), (2, 2));
+    bench.net.inject(Fault::Gone(bench.port.id()));
+    bench.engine.wire.rdma.port_events();
+    bench.look_after();
+    bench.wait_for_the_end();
+    assert_eq!(bench.port.links(), []);
+    assert_eq!((bench.port.registered(), bench.port.domains()), ((0, 0), 0));
+    for (_, _, conn) in open {
+        assert_eq!(conn.receive(), Err(Errno::CONNRESET));
+    }
 }

@@ -151,7 +151,7 @@ fn a_device_goes_away() {
     let made = RawPeer::new(&pair.ports[0], 1, 44, MEMORY);
     assert_eq!(made.err(), Some(Errno::NODEV));
     let gid = pair.ports[0].gids()[0];
-    let link = Arc::clone(&pair.ports[0]).link(gid, Psn::default(), 44);
+    let link = pair.a.domain().link(gid, Psn::default(), 44);
     assert_eq!(link.err(), Some(Errno::NODEV));
     pair.b.say(&message(3)).unwrap();
     pair.run();
@@ -181,10 +181,15 @@ fn keys_that_do_not_allow_it() {
     let mut pair = Pair::new(SimConfig::new(), 8);
     let mut memory = vec![0u8; 64];
     let base = NonNull::from(&mut memory[..]).cast::<u8>();
-    let attack = |pair: &mut Pair, port: usize, access, keep: bool| {
+    let attack = |pair: &mut Pair, place: &str, access, keep: bool| {
         let [mut a, b] = connected(&pair.ports);
+        let domain = match place {
+            "its own" => b.domain(),
+            "the sender's" => a.domain(),
+            _ => Arc::clone(&pair.ports[1]).domain().unwrap(),
+        };
         // SAFETY: `memory` outlives the region, and is not looked at.
-        let region = unsafe { pair.ports[port].register(base, 64, access) }.unwrap();
+        let region = unsafe { domain.register(base, 64, access) }.unwrap();
         let (rkey, to) = (region.rkey(), region.address());
         let region = keep.then_some(region);
         a.write_and_say(&[(rkey, to, b"x")], &message(1)).unwrap();
@@ -192,14 +197,15 @@ fn keys_that_do_not_allow_it() {
         drop(region);
         (a.take_seen(), b)
     };
-    let (seen, _b) = attack(&mut pair, 1, Access::RemoteWrite, true);
+    let (seen, _b) = attack(&mut pair, "its own", Access::RemoteWrite, true);
     assert_eq!(seen, [Seen::Sent(0)]);
-    for (name, port, access, keep) in [
-        ("of another port", 0, Access::RemoteWrite, true),
-        ("a source of WRITEs", 1, Access::Local, true),
-        ("deregistered", 1, Access::RemoteWrite, false),
+    for (name, place, access, keep) in [
+        ("of another port", "the sender's", Access::RemoteWrite, true),
+        ("of another domain", "another", Access::RemoteWrite, true),
+        ("a source of WRITEs", "its own", Access::Local, true),
+        ("deregistered", "its own", Access::RemoteWrite, false),
     ] {
-        let (seen, b) = attack(&mut pair, port, access, keep);
+        let (seen, b) = attack(&mut pair, place, access, keep);
         assert!(broke(&seen, LinkError::Refused), "{name}: {seen:?}");
         assert_eq!(
             pair.events(1),
@@ -208,6 +214,28 @@ fn keys_that_do_not_allow_it() {
         );
     }
     drop(memory);
+}
+
+#[test]
+fn domains_live_as_long_as_what_is_in_them() {
+    let config = SimConfig {
+        max_domains: 2,
+        ..SimConfig::new()
+    };
+    let net = SimNet::new(config, 7);
+    let port = net.port("sim0/1");
+    let a = RawPeer::new(&port, 0, 44, MEMORY).unwrap();
+    let domain = Arc::clone(&port).domain().unwrap();
+    assert_eq!(
+        Arc::clone(&port).domain().err(),
+        Some(Errno::NOMEM),
+        "no more"
+    );
+    let link = domain.link(port.gids()[0], Psn::default(), 44).unwrap();
+    drop(a);
+    assert_eq!(port.domains(), 1, "the link keeps its own");
+    drop(link);
+    assert_eq!(port.domains(), 0);
 }
 
 #[test]
@@ -243,7 +271,7 @@ fn a_late_write_to_deregistered_memory_breaks_the_receiver() {
     let mut memory = vec![0u8; 64];
     let base = NonNull::from(&mut memory[..]).cast::<u8>();
     // SAFETY: `memory` outlives the region.
-    let region = unsafe { pair.ports[1].register(base, 64, Access::RemoteWrite) }.unwrap();
+    let region = unsafe { pair.b.domain().register(base, 64, Access::RemoteWrite) }.unwrap();
     pair.a
         .write_and_say(&[(region.rkey(), region.address(), b"late")], &message(1))
         .unwrap();

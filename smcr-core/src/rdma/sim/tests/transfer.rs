@@ -147,11 +147,11 @@ fn bytes_are_read_when_they_arrive() {
     let mut pair = Pair::new(SimConfig::new(), 3);
     let mut source = vec![1u8; 64].into_boxed_slice();
     let base = NonNull::from(&mut source[..]).cast::<u8>();
+    let domain = Arc::clone(&pair.ports[0]).domain().unwrap();
     // SAFETY: `source` outlives the region, which is dropped below.
-    let region = unsafe { pair.ports[0].register(base, 64, Access::Local) }.unwrap();
+    let region = unsafe { Arc::clone(&domain).register(base, 64, Access::Local) }.unwrap();
     let psn = Psn::default();
-    let port = Arc::clone(&pair.ports[0]);
-    let mut link = port.link(pair.ports[0].gids()[1], psn, 44).unwrap();
+    let mut link = domain.link(pair.ports[0].gids()[1], psn, 44).unwrap();
     let mut peer = RawPeer::new(&pair.ports[1], 1, 44, MEMORY).unwrap();
     link.connect(&peer.address()).unwrap();
     link.ready_to_send().unwrap();
@@ -196,7 +196,8 @@ fn room_comes_back_with_polled_completions() {
     let port = net.port("sim0/1");
     let mut peer = RawPeer::new(&net.port("sim1/1"), 0, 44, MEMORY).unwrap();
     let gid = port.gids()[0];
-    let mut link = Arc::clone(&port).link(gid, Psn::default(), 44).unwrap();
+    let domain = Arc::clone(&port).domain().unwrap();
+    let mut link = domain.link(gid, Psn::default(), 44).unwrap();
     link.connect(&peer.address()).unwrap();
     // SAFETY: no WRITEs.
     let say = |link: &mut Box<dyn crate::rdma::fabric::Link>, id, signal| unsafe {
@@ -289,16 +290,20 @@ fn memory_is_registered_within_limits() {
     let mut memory = vec![0u8; 5 * MEMORY];
     let base = NonNull::from(&mut memory[..]).cast::<u8>();
     // SAFETY: `memory` outlives the regions, and nobody writes to it.
-    let register = |len| unsafe { port.register(base, len, Access::RemoteWrite) };
+    let register = |len| unsafe {
+        let domain = Arc::clone(&port).domain()?;
+        domain.register(base, len, Access::RemoteWrite)
+    };
     assert_eq!(register(0).err(), Some(Errno::INVAL));
     assert_eq!(register(5 * MEMORY).err(), Some(Errno::NOMEM));
     let first = register(3 * MEMORY).unwrap();
     assert_eq!(register(2 * MEMORY).err(), Some(Errno::NOMEM));
     assert_eq!(port.registered(), (1, 3 * MEMORY));
+    assert_eq!(port.domains(), 1, "those of the others are gone");
     assert_eq!(first.address(), base.addr().get() as u64);
     let key = first.rkey();
     drop(first);
-    assert_eq!(port.registered(), (0, 0));
+    assert_eq!((port.registered(), port.domains()), ((0, 0), 0));
     assert_ne!(
         register(4 * MEMORY).unwrap().rkey(),
         key,
@@ -325,7 +330,8 @@ fn addresses_that_lead_nowhere() {
         index: 0,
         ..ports[0].gids()[1]
     };
-    let made = Arc::clone(&ports[0]).link(wrong, Psn::default(), 44);
+    let domain = Arc::clone(&ports[0]).domain().unwrap();
+    let made = domain.link(wrong, Psn::default(), 44);
     assert_eq!(made.err(), Some(Errno::INVAL));
     // What cannot be known at once shows when nobody answers: a number that is not there, packets
     // numbered otherwise, an end that knows another one.

@@ -19,6 +19,7 @@ use super::{Random, SimConfig, SimNet, Totals};
 use crate::Reason;
 use crate::clc::Version;
 use crate::engine::PUBLISHER;
+use crate::rdma::PeerElement;
 use crate::stat::Role;
 use attacker::Attacker;
 
@@ -29,7 +30,7 @@ const EFFECT: Duration = Duration::from_millis(1);
 const CONTACT: Duration = Duration::from_secs(12);
 
 /// The most that is registered for the attacker's group and the bystander's, whatever happens: two
-/// pools of RMBs and one of send buffers, with a few buffers each.
+/// pools of RMBs and two of send buffers, with a few buffers each.
 const MOST_REGIONS: usize = 8;
 
 /// How far the attacker's group is when the attack comes.
@@ -50,6 +51,8 @@ pub enum Moment {
 #[derive(Debug)]
 pub struct Siege {
     bystander: Connection,
+    /// Where the bystander writes to: in the engine's memory.
+    target: Option<PeerElement>,
     victim: Endpoint,
     honest: Endpoint,
     net: SimNet,
@@ -95,6 +98,7 @@ impl Siege {
         assert!(victim.connect(&theirs, now) && honest.connect(&ours, now));
         let mut siege = Self {
             bystander: Connection::new([None, None], false, 0),
+            target: None,
             victim,
             honest,
             net,
@@ -123,6 +127,7 @@ impl Siege {
             self.run(Duration::from_micros(50), None);
         }
         let (at, to) = (ours.element(), theirs.element());
+        self.target = Some(at);
         let now = self.net.now();
         let program = self.victim.establish(ours, to, now);
         let other = self.honest.establish(theirs, at, now);
@@ -239,6 +244,45 @@ impl Siege {
         assert_eq!((counted.reused, counted.links), (2, 0));
         self.bystander_works("take back");
         self.dismiss(Some(attacker));
+        self.tally
+    }
+
+    /// The attacker knows (or guessed) the key and the address of the memory that the bystander
+    /// writes to, and writes there: what it loses is its own link.
+    ///
+    /// # Panics
+    /// If the bystander's bytes are harmed, or the attacker's link goes on.
+    pub fn trespass(&mut self) -> Besieged {
+        let element = self.target.expect("the bystander's connection is open");
+        let size = element.size.bytes();
+        // Where in the element, and how much: all of it, bytes that are not read yet, a free one
+        // behind it.
+        for (offset, len) in [(0, size), (1, 1), (size, size), (size - 1, 2)] {
+            let name = format!("{len} bytes at {offset} of the neighbour's");
+            let mut attacker = self.fit(None, Moment::Idle);
+            self.tally.attacks += 1;
+            // What waits in the engine's memory for the program to read it.
+            for _ in 0..4 {
+                self.bystander.send(1, 4000, &mut self.random);
+            }
+            for _ in 0..2 {
+                // The note that they are there is read at the end of the first one.
+                self.run(EFFECT, Some(&mut attacker));
+            }
+            let before = Counted::now();
+            let to = element.address + offset as u64;
+            let refused = attacker.write_to(self, element.rkey, to, len);
+            let counted = Counted::now().since(&before);
+            self.bystander_works(&name);
+            assert!(refused, "{name}: its adapter was not told");
+            assert!(attacker.has_ended(self), "{name}: its link goes on");
+            assert_eq!(counted.links, 1, "{name}");
+            assert!(self.victim.is_alive(), "{name}: cost the neighbour's link");
+            self.tally.links += 1;
+            self.dismiss(Some(attacker));
+        }
+        let groups = (self.victim.port.links().len(), self.victim.port.domains());
+        assert_eq!(groups, (1, 1), "the bystander's are left");
         self.tally
     }
 

@@ -1,7 +1,7 @@
 //! A connection as its programs see it, and what they should see.
 
 #[cfg(test)]
-mod urgent;
+mod tests;
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};

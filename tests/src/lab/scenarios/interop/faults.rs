@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::lab::interop::{Bench, Caller, Case};
+use crate::lab::interop::{Bench, Caller, Case, Running};
 use crate::lab::{Guest, Pair, Process};
 use crate::scenario::process::Finished;
 
@@ -51,20 +51,7 @@ pub(in super::super) fn device(pair: &mut Pair) -> Result<()> {
         bench.cell("RoCE device removed at the kernel", caller, |bench| {
             let mut running = open(bench, caller, &HELD)?;
             remove(&bench.pair.server)?;
-            let begun = Instant::now();
-            let library = ended(&mut running.library, PATIENCE);
-            let library_time = begun.elapsed().as_secs_f64();
-            let kernel = running.kernel.wait(PATIENCE);
-            let kernel_time = begun.elapsed().as_secs_f64();
-            bring_back(&bench.pair.server)?;
-            let library = library.context("library")?.success()?;
-            let kernel = kernel.context("kernel")?.success()?;
-            Ok(format!(
-                "library: {} after {library_time:.1} s; \
-                 kernel: {} after at most {kernel_time:.1} s",
-                found(&library.stdout)?,
-                found(&kernel.stdout)?
-            ))
+            both_end(&mut running, || bring_back(&bench.pair.server))
         });
     }
     for caller in Caller::BOTH {
@@ -72,31 +59,34 @@ pub(in super::super) fn device(pair: &mut Pair) -> Result<()> {
             let mut running = open(bench, caller, &HELD)?;
             // Not every driver can take a device from those who have it open; rxe waits for them.
             let mut removal = bench.pair.client.spawn("rdma link delete rxe0")?;
-            let begun = Instant::now();
-            let library = ended(&mut running.library, PATIENCE);
-            let library_time = begun.elapsed().as_secs_f64();
-            let kernel = running.kernel.wait(PATIENCE);
-            let kernel_time = begun.elapsed().as_secs_f64();
-            removal.wait(Duration::from_secs(20)).context("removal")?;
-            bring_back(&bench.pair.client)?;
-            let library = library.context("library")?.success()?;
-            let kernel = kernel.context("kernel")?.success()?;
-            Ok(format!(
-                "library: {} after {library_time:.1} s; \
-                 kernel: {} after at most {kernel_time:.1} s",
-                found(&library.stdout)?,
-                found(&kernel.stdout)?
-            ))
+            both_end(&mut running, || {
+                removal.wait(Duration::from_secs(20)).context("removal")?;
+                bring_back(&bench.pair.client)
+            })
         });
     }
     bench.finish()
 }
 
-fn open(
-    bench: &mut Bench<'_>,
-    caller: Caller,
-    case: &Case,
-) -> Result<crate::lab::interop::Running> {
+/// What both ends find within a bounded time, and when. `mend` makes the next connection possible,
+/// whatever they found.
+fn both_end(running: &mut Running, mend: impl FnOnce() -> Result<()>) -> Result<String> {
+    let begun = Instant::now();
+    let library = ended(&mut running.library, PATIENCE);
+    let library_time = begun.elapsed().as_secs_f64();
+    let kernel = running.kernel.wait(PATIENCE);
+    let kernel_time = begun.elapsed().as_secs_f64();
+    mend()?;
+    let library = library.context("library")?.success()?;
+    let kernel = kernel.context("kernel")?.success()?;
+    Ok(format!(
+        "library: {} after {library_time:.1} s; kernel: {} after at most {kernel_time:.1} s",
+        found(&library.stdout)?,
+        found(&kernel.stdout)?
+    ))
+}
+
+fn open(bench: &mut Bench<'_>, caller: Caller, case: &Case) -> Result<Running> {
     let mut running = bench.start(caller, case)?;
     let soon = Duration::from_secs(20);
     running.library.wait_for("open", soon).context("library")?;

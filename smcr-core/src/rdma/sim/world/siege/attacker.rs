@@ -2,16 +2,16 @@
 
 use libc::{POLLERR, POLLHUP};
 
-use super::{CONTACT, Moment, Siege};
+use super::{CONTACT, EFFECT, Moment, Siege};
 use crate::cdc::{self, ConnState};
-use crate::clc::{Bounded, PeerId, RmbeSize, Token, Version};
+use crate::clc::{Bounded, PeerId, Rkey, RmbeSize, Token, Version};
 use crate::handshake::rdma::{Limits, Settled};
 use crate::llc::flow;
 use crate::llc::{Batch, ConfirmRkey, DeleteRkey, LinkNumber, Llc, Rtoken, TestLink, Verdict};
-use crate::rdma::fabric::Port;
+use crate::rdma::fabric::{LinkError, Port};
 use crate::rdma::sim::hostile::{Attack, CdcFacts, LlcFacts};
 use crate::rdma::sim::world::stream::Program;
-use crate::rdma::sim::{FarEnd, Manners, Place, RawPeer, Recorded};
+use crate::rdma::sim::{FarEnd, Manners, Place, RawPeer, Recorded, Seen};
 use crate::rdma::state::{News, Prepared};
 use crate::rdma::{GroupKey, PeerElement};
 use crate::stat::Role;
@@ -399,6 +399,23 @@ impl Attacker {
             assert!(group.posts.len() <= 64, "{name}");
             assert!(group.tokens.len() <= 8, "{name}");
         }
+    }
+
+    /// Writes `len` bytes to memory of the engine's that is not its own. True if its own adapter
+    /// says that this was refused.
+    pub(super) fn write_to(&mut self, siege: &mut Siege, rkey: Rkey, to: u64, len: usize) -> bool {
+        // From here on it does not answer, and keeps what it sees.
+        self.is_polite = false;
+        self.manners.raw.take_seen();
+        let bytes = vec![0xee; len];
+        let said = self
+            .manners
+            .raw
+            .write_and_say(&[(rkey, to, &bytes)], &[0; 44]);
+        assert!(said.is_ok(), "its own link lets it try");
+        siege.run(EFFECT, Some(self));
+        let seen = self.manners.raw.take_seen();
+        seen.first() == Some(&Seen::Failed(LinkError::Refused))
     }
 
     /// Asks whether the engine is there. False if that could not be sent.

@@ -5,34 +5,9 @@ use std::time::Duration;
 use libc::{MSG_DONTWAIT, MSG_OOB, POLLPRI};
 use rustix::io::Errno;
 
-use super::super::{Op, World};
-use super::Program;
+use super::super::super::{Op, World};
+use super::super::Program;
 use crate::conn::io::Slices;
-
-impl World {
-    fn program(&self, side: usize) -> &Program {
-        let program = self.connections[0].programs[side].as_ref();
-        program.expect("it is open")
-    }
-
-    /// Sends as many of the bytes as there is room for, at once or after a while.
-    fn send_what_fits(&mut self, bytes: &[u8], flags: i32) -> usize {
-        let mut sent = 0;
-        let mut refused = 0;
-        while sent < bytes.len() && refused < 3 {
-            match self.program(0).send(&bytes[sent..], flags) {
-                Ok(count) => sent += count,
-                Err(errno) => {
-                    assert_eq!(errno, Errno::AGAIN);
-                    refused += 1;
-                }
-            }
-            self.attend();
-            self.run(Duration::from_millis(20));
-        }
-        sent
-    }
-}
 
 impl Program {
     fn receive_urgent(&self) -> u8 {
