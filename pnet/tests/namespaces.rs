@@ -11,6 +11,7 @@ mod tree;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use pnet::resolve::{Flow, Mapping, Resolution, Resolver, Unresolved, Version};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -266,7 +267,7 @@ fn gids_are_matched_with_real_addresses() {
         // For a second the answer is kept, then a change of the table counts.
         tree.write("table", "NET1 netdev eth1\n");
         resolver.endpoint(&to, Version::V2).unwrap();
-        thread::sleep(std::time::Duration::from_millis(1100));
+        thread::sleep(Duration::from_millis(1100));
         let error = resolver.endpoint(&to, Version::V2).unwrap_err();
         assert!(matches!(error, Unresolved::NoPort { .. }), "{error}");
         tree.write("table", "NET1 netdev eth1\nNET1 roce rxe1 1\n");
@@ -289,6 +290,110 @@ fn hosts_without_rdma_are_left_alone() {
     // One that appears is seen after a second.
     tree.device("rxe0");
     resolver.resolve(&to).unwrap_err();
-    thread::sleep(std::time::Duration::from_millis(1100));
+    thread::sleep(Duration::from_millis(1100));
     resolver.resolve(&to).unwrap();
+}
+
+/// One that watches, with a device, so that it has a reason to ask.
+fn watching(tree: &Tree) -> Resolver {
+    tree.device("mlx5_0").gid(1, 1, "10.1.0.1", V2, "eth1");
+    resolver(tree, "").watching(|socket| socket)
+}
+
+/// The interface that it finds, when the last look at the news is no longer fresh.
+fn egress(resolver: &mut Resolver, flow: &Flow) -> String {
+    thread::sleep(Duration::from_millis(2));
+    let found = resolver.resolve(flow).unwrap();
+    found.egress().name.clone()
+}
+
+#[test]
+fn changes_of_routes_are_noticed_at_once() {
+    in_namespace(|| {
+        two_interfaces();
+        let tree = Tree::new();
+        let mut resolver = watching(&tree);
+        let far = flow("10.1.0.1", "192.0.2.1");
+        ip("route add default via 10.1.0.9");
+        for _ in 0..3 {
+            assert_eq!(egress(&mut resolver, &far), "eth1");
+        }
+        ip("route replace default via 10.2.0.9");
+        for _ in 0..3 {
+            assert_eq!(egress(&mut resolver, &far), "eth2");
+        }
+        ip("link set eth2 down");
+        thread::sleep(Duration::from_millis(2));
+        let error = resolver.resolve(&far);
+        assert!(matches!(error, Err(Unresolved::NoRoute(_))), "{error:?}");
+        // Without any change the answer for one destination is none for another.
+        let near = flow("10.1.0.1", "10.1.0.2");
+        assert_eq!(egress(&mut resolver, &near), "eth1");
+        resolver.resolve(&far).unwrap_err();
+    });
+}
+
+/// More of them than the kernel keeps.
+#[test]
+fn many_changes_are_noticed_too() {
+    in_namespace(|| {
+        two_interfaces();
+        let tree = Tree::new();
+        let mut resolver = watching(&tree);
+        let far = flow("10.1.0.1", "192.0.2.1");
+        ip("route add default via 10.1.0.9");
+        assert_eq!(egress(&mut resolver, &far), "eth1");
+        for number in 0..60 {
+            ip(&format!("route add 198.51.100.{number}/32 via 10.1.0.9"));
+        }
+        ip("route replace default via 10.2.0.9");
+        assert_eq!(egress(&mut resolver, &far), "eth2");
+        ip("route replace default via 10.1.0.9");
+        assert_eq!(egress(&mut resolver, &far), "eth1");
+    });
+}
+
+#[test]
+fn ports_decide_where_rules_look_at_them() {
+    in_namespace(|| {
+        two_interfaces();
+        let tree = Tree::new();
+        let mut resolver = watching(&tree);
+        let to = flow("10.1.0.1", "10.1.0.2");
+        assert_eq!(egress(&mut resolver, &to), "eth1");
+        let mut other = to;
+        other.peer.set_port(4000);
+        if can("rule add dport 4000 table 100") {
+            ip("route add default dev eth2 table 100");
+            for _ in 0..2 {
+                assert_eq!(egress(&mut resolver, &to), "eth1");
+                assert_eq!(egress(&mut resolver, &other), "eth2");
+            }
+        }
+    });
+}
+
+#[test]
+fn ports_that_fail_are_noticed_though_nothing_else_changes() {
+    in_namespace(|| {
+        two_interfaces();
+        let tree = Tree::new();
+        let mut resolver = watching(&tree);
+        let to = flow("10.1.0.1", "10.1.0.2");
+        let second = Duration::from_millis(1100);
+        let local = to.local.ip();
+        // The second look is the first one after the network has come to rest; it is prolonged.
+        for _ in 0..3 {
+            let found = resolver.resolve(&to).unwrap().endpoint(Version::V2, local);
+            assert_eq!(found.unwrap().port.device, "mlx5_0");
+            thread::sleep(second);
+        }
+        tree.write("class/infiniband/mlx5_0/ports/1/state", "1: DOWN\n");
+        let found = resolver.resolve(&to).unwrap().endpoint(Version::V2, local);
+        assert!(matches!(found, Err(Unresolved::Inactive(_))), "{found:?}");
+        tree.write("table", "NET1 netdev eth1\n");
+        thread::sleep(second);
+        let found = resolver.resolve(&to).unwrap();
+        assert!(matches!(found.mapping, Mapping::Table(..)), "{found:?}");
+    });
 }

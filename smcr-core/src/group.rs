@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
+use crate::cdc::EyeCatcher;
 use crate::forks;
 use crate::shm::{Geometry, LocalRef, MemoryError, Rmb, Rx, Tx, flag};
 
@@ -238,7 +239,7 @@ impl LinkGroup {
     fn start(&self, rmb: &Arc<Rmb>, index: u8) -> Rx {
         rmb.reset(index);
         self.connections.fetch_add(1, Ordering::Relaxed);
-        Rx::new(Arc::clone(rmb), index)
+        Rx::new(Arc::clone(rmb), index, EyeCatcher::None)
     }
 
     /// The connection on `rx` is closed: its RMBE is free as soon as the peer released it.
@@ -325,7 +326,7 @@ impl LinkGroup {
             }
         };
         known[at].set_used(index, true);
-        Ok(Tx::new(Arc::clone(&known[at].rmb), index))
+        Ok(Tx::new(Arc::clone(&known[at].rmb), index, EyeCatcher::None))
     }
 
     fn is_peer_used(&self, token: u64, index: u8) -> bool {

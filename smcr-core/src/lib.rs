@@ -12,6 +12,7 @@ pub mod conn;
 pub mod engine;
 pub mod fds;
 pub mod forks;
+mod futex;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 #[forbid(unsafe_code)]

@@ -130,8 +130,8 @@ reasons! {
     LinkLost = 0x0100_0001, "link-lost", "the RDMA link to the peer broke: connections over it were reset";
     /// A CDC or LLC message made no sense.
     LlcInvalid = 0x5300_0018, "llc-invalid", "the peer sent an LLC or CDC message that makes no sense, which was dropped";
-    /// The peer insists on eye catchers in its RMBEs.
-    EyeCatcher = 0x0305_0000, "eye-catcher", "the peer wants an eye catcher in each RMBE, which is not supported";
+    /// The eye catcher in front of an RMBE of ours was overwritten.
+    EyeCatcherLost = 0x5300_001c, "eye-catcher-lost", "the peer wrote over the eye catcher of a buffer: the connection was reset";
     /// The kernel did not keep the SYN.
     SynCookies = 0x5300_0019, "syn-cookies", "the listener answered with a SYN cookie, which has no room for the SMC-R option: its backlog is full";
     /// The peer gave the memory of a connection to another one.

@@ -46,14 +46,35 @@ impl Flow {
         };
         let peer = getpeername(socket)?.ok_or(Errno::NOTCONN)?;
         let mut flow = Self::between(ip(getsockname(socket)?)?, ip(peer)?);
+        flow.look_at(socket);
+        Ok(flow)
+    }
+
+    /// As [`Flow::of_socket`], of a socket whose addresses are known: three system calls.
+    pub fn of_connected(socket: impl AsFd, local: SocketAddr, peer: SocketAddr) -> Self {
+        let socket = socket.as_fd();
+        let mut flow = Self::between(local, peer);
+        flow.look_at(socket);
+        flow
+    }
+
+    /// Takes over what the socket's options say of its route.
+    fn look_at(&mut self, socket: BorrowedFd<'_>) {
         // Kernels that lack one of these have nothing of the kind to take into account.
         let get = |level, name| get_u32(socket, level, name).unwrap_or(0);
-        flow.bound = get(libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX);
-        flow.mark = get(libc::SOL_SOCKET, libc::SO_MARK);
-        if flow.peer.is_ipv4() {
-            flow.tos = get(libc::IPPROTO_IP, libc::IP_TOS) as u8;
+        self.bound = get(libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX);
+        self.mark = get(libc::SOL_SOCKET, libc::SO_MARK);
+        if self.peer.is_ipv4() {
+            self.tos = get(libc::IPPROTO_IP, libc::IP_TOS) as u8;
         }
-        Ok(flow)
+    }
+
+    /// The same without ports.
+    pub(super) fn without_ports(&self) -> Self {
+        let mut flow = *self;
+        flow.local.set_port(0);
+        flow.peer.set_port(0);
+        flow
     }
 
     /// The interface that the route has to take, 0 for any: the bound one, or the one of a

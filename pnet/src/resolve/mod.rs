@@ -6,8 +6,8 @@
 //! has a fitting address is taken. An interface without a PNETID is served by the RoCE devices
 //! whose addresses belong to it.
 //!
-//! Made to run inside other programs: system calls are raw ones, nothing waits, nothing is kept
-//! open, and all that is read is bounded.
+//! Made to run inside other programs: system calls are raw ones, nothing waits, all that is read
+//! is bounded, and nothing is kept open unless it is asked for ([`Resolver::watching`]).
 
 mod base;
 mod candidate;
@@ -18,11 +18,13 @@ mod network;
 mod sysfs;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
 pub use candidate::{Candidate, Gid, Misfit, PortState, Subnets, Version};
@@ -35,10 +37,19 @@ use crate::table::Table;
 use candidate::Survey;
 use network::{Kernel, Network};
 use sysfs::Sysfs;
+use watch::Watch;
 
 /// How long an answer is taken for true. Ports that fail, and edits of the table, are noticed
 /// after that.
 const LIFE: Duration = Duration::from_secs(1);
+/// How long at most it is taken for true again after a short look, which finds all changes that we
+/// know of.
+const LONGEST_LIFE: Duration = Duration::from_secs(10);
+/// How long after a change of the network the tables of RoCE ports, which follow it in their own
+/// time, may still change.
+const SETTLES: Duration = Duration::from_secs(1);
+/// Routes that are kept, of one destination each.
+const MAX_ROUTES: usize = 64;
 /// Answers that are kept, one for each interface that connections leave by.
 const MAX_KNOWN: usize = 32;
 
@@ -47,6 +58,10 @@ const MAX_KNOWN: usize = 32;
 /// The first connection over an interface costs some ten requests to the kernel and three short
 /// files for each address of the RoCE ports in question; others, for a second, one request for
 /// their route. Where there is no RDMA device, it is one failing `open` a second.
+///
+/// One that is [watching](Resolver::watching) asks for the route once for each destination, and
+/// then only whether anything changed, which is one request. It looks whether ports are as they
+/// were by some ten requests a second, and at everything anew every ten seconds.
 #[derive(Debug)]
 pub struct Resolver {
     table: PathBuf,
@@ -55,13 +70,40 @@ pub struct Resolver {
     known: Vec<Known>,
     /// Until when there are no RDMA devices.
     none_until: Option<Instant>,
+    /// What is done with a socket that stays open, if one may.
+    keep: Option<fn(OwnedFd) -> OwnedFd>,
+    watch: Option<Watch>,
+    routes: Vec<Route>,
 }
 
 #[derive(Debug)]
 struct Known {
     egress: u32,
     until: Instant,
+    /// When everything was looked at.
+    looked: Instant,
+    marks: Marks,
     resolution: Resolution,
+}
+
+/// By which interface connections leave that are alike but for their ports.
+#[derive(Debug)]
+struct Route {
+    flow: Flow,
+    egress: u32,
+    asked: Instant,
+}
+
+type TableMark = Option<(u64, u64, i64, (i64, u64))>;
+
+/// What else than the network a resolution was made of, as far as a short look tells.
+#[derive(Debug, PartialEq, Eq)]
+struct Marks {
+    devices: Vec<String>,
+    /// Of the PNET table: device, inode, size, and when it was changed.
+    table: TableMark,
+    /// Of each port that came into question: whether it is active, and the number of its GID table.
+    ports: Vec<(bool, Option<u64>)>,
 }
 
 /// What serves the connections that leave by one interface, and how that was found out.
@@ -121,7 +163,19 @@ impl Resolver {
             life: LIFE,
             known: Vec::new(),
             none_until: None,
+            keep: None,
+            watch: None,
+            routes: Vec::new(),
         }
+    }
+
+    /// Has it keep a socket open by which the kernel tells of changes of the network. `keep` is
+    /// given the socket, and may give back another descriptor of it. In another network namespace
+    /// than before, [`Resolver::forget`] first.
+    #[must_use]
+    pub fn watching(mut self, keep: fn(OwnedFd) -> OwnedFd) -> Self {
+        self.keep = Some(keep);
+        self
     }
 
     /// The RoCE port for a connection.
@@ -147,13 +201,19 @@ impl Resolver {
         if is_none {
             return Err(self.none(now));
         }
-        let mut kernel = Kernel::open().map_err(Unresolved::asking("a netlink socket"))?;
-        let egress = kernel.egress(flow).map_err(Unresolved::NoRoute)?;
+        let changed = self.last_change(now);
+        let mut kernel = None;
+        let egress = match self.known_egress(flow) {
+            Some(egress) => egress,
+            None => self.ask_egress(open(&mut kernel)?, flow, now)?,
+        };
+        self.prolong(egress, changed, now);
         self.known.retain(|known| now < known.until);
         if let Some(at) = self.known.iter().position(|known| known.egress == egress) {
             return Ok(&self.known[at].resolution);
         }
-        let resolution = self.look_up(&mut kernel, egress)?;
+        let table = self.table_mark();
+        let resolution = self.look_up(open(&mut kernel)?, egress)?;
         if resolution.devices.is_empty() {
             return Err(self.none(now));
         }
@@ -163,6 +223,14 @@ impl Resolver {
         self.known.push(Known {
             egress,
             until: now + self.life,
+            looked: now,
+            marks: Marks {
+                devices: resolution.devices.clone(),
+                table,
+                ports: self.port_marks(&resolution.ports, |candidate| {
+                    candidate.state == PortState::Active
+                }),
+            },
             resolution,
         });
         let at = self.known.len() - 1;
@@ -184,6 +252,105 @@ impl Resolver {
     pub fn forget(&mut self) {
         self.known.clear();
         self.none_until = None;
+        self.routes.clear();
+        self.watch = None;
+    }
+
+    /// When the network changed last, as far as that is known. Begins to watch it, and forgets the
+    /// routes that were asked for before a change.
+    fn last_change(&mut self, now: Instant) -> Option<Instant> {
+        let keep = self.keep?;
+        if self.watch.is_none() {
+            self.watch = Watch::begin(keep, now).ok();
+        }
+        let changed = self
+            .watch
+            .as_mut()
+            .and_then(|watch| watch.last_change(now).ok());
+        if changed.is_none() {
+            self.watch = None;
+        }
+        self.routes.retain(|route| {
+            changed.is_some_and(|changed| changed <= route.asked)
+                && now.saturating_duration_since(route.asked) < LONGEST_LIFE
+        });
+        changed
+    }
+
+    fn known_egress(&self, flow: &Flow) -> Option<u32> {
+        let flow = flow.without_ports();
+        let known = self.routes.iter().find(|route| route.flow == flow);
+        known.map(|route| route.egress)
+    }
+
+    /// Asks the kernel, and remembers what holds for all connections to the same destination.
+    fn ask_egress(
+        &mut self,
+        kernel: &mut Kernel,
+        flow: &Flow,
+        now: Instant,
+    ) -> Result<u32, Unresolved> {
+        let egress = kernel.egress(flow).map_err(Unresolved::NoRoute)?;
+        if self.watch.is_some() && kernel.is_plain(flow) == Ok(true) {
+            if self.routes.len() == MAX_ROUTES {
+                self.routes.remove(0);
+            }
+            self.routes.push(Route {
+                flow: flow.without_ports(),
+                egress,
+                asked: now,
+            });
+        }
+        Ok(egress)
+    }
+
+    /// Takes an answer whose time is over for true again, if the network is and was at rest and
+    /// a short look finds everything else as it was.
+    fn prolong(&mut self, egress: u32, changed: Option<Instant>, now: Instant) {
+        let Some(changed) = changed else { return };
+        let Some(at) = self.known.iter().position(|known| known.egress == egress) else {
+            return;
+        };
+        let known = &self.known[at];
+        if now < known.until
+            || changed + SETTLES > known.looked
+            || now.saturating_duration_since(known.looked) >= LONGEST_LIFE
+            || self.marks(&known.resolution.ports) != known.marks
+        {
+            return;
+        }
+        self.known[at].until = now + self.life;
+    }
+
+    /// What a short look sees.
+    fn marks(&self, ports: &[Candidate]) -> Marks {
+        Marks {
+            devices: self.sysfs.devices().unwrap_or_default(),
+            table: self.table_mark(),
+            ports: self.port_marks(ports, |candidate| {
+                let RocePort { device, port } = &candidate.port;
+                self.sysfs.state(device, *port).as_deref() == Some("ACTIVE")
+            }),
+        }
+    }
+
+    fn table_mark(&self) -> TableMark {
+        let stat = rustix::fs::stat(&self.table).ok()?;
+        let changed = (stat.st_mtime, stat.st_mtime_nsec);
+        Some((stat.st_dev, stat.st_ino, stat.st_size, changed))
+    }
+
+    fn port_marks(
+        &self,
+        ports: &[Candidate],
+        is_active: impl Fn(&Candidate) -> bool,
+    ) -> Vec<(bool, Option<u64>)> {
+        let mark = |candidate: &Candidate| {
+            let RocePort { device, port } = &candidate.port;
+            let number = self.sysfs.table_number(device, *port);
+            (is_active(candidate), number)
+        };
+        ports.iter().map(mark).collect()
     }
 
     /// Finds out what serves the connections that leave by the interface `egress`.
@@ -298,6 +465,17 @@ impl Resolution {
     fn active(&self) -> impl Iterator<Item = &Candidate> {
         let is_active = |c: &&Candidate| c.state == PortState::Active;
         self.ports.iter().filter(is_active)
+    }
+}
+
+/// The kernel, asked only where it has to be.
+fn open(kernel: &mut Option<Kernel>) -> Result<&mut Kernel, Unresolved> {
+    match kernel {
+        Some(kernel) => Ok(kernel),
+        None => {
+            let opened = Kernel::open().map_err(Unresolved::asking("a netlink socket"))?;
+            Ok(kernel.insert(opened))
+        }
     }
 }
 

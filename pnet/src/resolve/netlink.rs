@@ -53,6 +53,11 @@ impl Request {
         Self { bytes }
     }
 
+    /// Sets four bytes of the fixed part, from `at` on.
+    pub(super) fn set_fixed(&mut self, at: usize, value: u32) {
+        self.bytes[HEADER + at..HEADER + at + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+
     /// Adds an attribute.
     pub(super) fn with(mut self, kind: u16, value: &[u8]) -> Self {
         // Values are names and addresses: a few bytes.

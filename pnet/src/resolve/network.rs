@@ -24,7 +24,18 @@ const RTA_MARK: u16 = 16;
 const RTA_IP_PROTO: u16 = 27;
 const RTA_SPORT: u16 = 28;
 const RTA_DPORT: u16 = 29;
+const RTA_MULTIPATH: u16 = 9;
+const RTA_NH_ID: u16 = 30;
 const ROUTE_FIXED: usize = 12;
+/// RTM_F_FIB_MATCH: the entry of the table is asked for, not what came of it.
+const FIB_MATCH: u32 = 0x2000;
+
+const RTM_NEWRULE: u16 = 32;
+const RTM_GETRULE: u16 = 34;
+const FRA_UID_RANGE: u16 = 20;
+const FRA_SPORT_RANGE: u16 = 23;
+const FRA_DPORT_RANGE: u16 = 24;
+const RULE_FIXED: usize = 12;
 /// The bits of the type of service that routes may depend on.
 const TOS_MASK: u8 = 0x1c;
 
@@ -93,6 +104,8 @@ pub(super) struct Address {
 pub(super) trait Network {
     /// The interface that packets of `flow` leave by.
     fn egress(&mut self, flow: &Flow) -> Result<u32, Errno>;
+    /// Whether all connections that are like `flow` but for their ports take the same route.
+    fn is_plain(&mut self, flow: &Flow) -> Result<bool, Errno>;
     /// The interface of this number; `None` if it is gone.
     fn by_index(&mut self, index: u32) -> Result<Option<Netdev>, Errno>;
     /// The interface of this name; `None` if there is none.
@@ -136,6 +149,24 @@ impl Network for Kernel {
         egress.ok_or(Errno::NETUNREACH)
     }
 
+    fn is_plain(&mut self, flow: &Flow) -> Result<bool, Errno> {
+        let mut is_plain = true;
+        self.0.ask(
+            Request::dump(RTM_GETRULE, &[0; RULE_FIXED]),
+            RTM_NEWRULE,
+            |body| is_plain &= !is_choosy_rule(body),
+        )?;
+        if !is_plain {
+            return Ok(false);
+        }
+        let mut request = route_request(flow);
+        request.set_fixed(8, FIB_MATCH);
+        self.0.ask(request, RTM_NEWROUTE, |body| {
+            is_plain &= !has_several_ways(body);
+        })?;
+        Ok(is_plain)
+    }
+
     fn by_index(&mut self, index: u32) -> Result<Option<Netdev>, Errno> {
         let mut fixed = [0; LINK_FIXED];
         fixed[4..8].copy_from_slice(&index.to_ne_bytes());
@@ -171,6 +202,18 @@ impl Network for Kernel {
         })?;
         Ok(addresses)
     }
+}
+
+/// Whether a rule looks at more of a connection than its addresses, mark and type of service.
+pub(super) fn is_choosy_rule(body: &[u8]) -> bool {
+    let choosy = [FRA_UID_RANGE, FRA_SPORT_RANGE, FRA_DPORT_RANGE];
+    attributes(body, RULE_FIXED).any(|(kind, _)| choosy.contains(&kind))
+}
+
+/// Whether packets may leave by several interfaces.
+pub(super) fn has_several_ways(body: &[u8]) -> bool {
+    // What is behind the number of a next hop may be several.
+    attributes(body, ROUTE_FIXED).any(|(kind, _)| [RTA_MULTIPATH, RTA_NH_ID].contains(&kind))
 }
 
 fn link_options(request: Request) -> Request {

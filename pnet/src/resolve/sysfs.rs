@@ -129,6 +129,13 @@ impl Sysfs {
         gids
     }
 
+    /// What tells a port's GID table from that of a device which was made anew under the same
+    /// name: the kernel never gives a number of these twice.
+    pub(super) fn table_number(&self, device: &str, port: u8) -> Option<u64> {
+        let path = self.path(&format!("class/infiniband/{device}/ports/{port}/gids"));
+        Some(rustix::fs::stat(path).ok()?.st_ino)
+    }
+
     /// The ports of a bond, in the order in which they joined; none for other interfaces.
     pub(super) fn bond_ports(&self, bond: &str) -> Vec<String> {
         let text = self.read(&format!("class/net/{bond}/bonding/slaves"));

@@ -156,7 +156,7 @@ pub(crate) fn connect(fd: RawFd, peer: Option<SocketAddr>, call: impl FnOnce() -
     let _errno = real::KeepErrno::new();
     let outcome = if ret == 0 { Ok(()) } else { Err(real::errno()) };
     match engine.connected(&plan, borrow(fd), outcome) {
-        Ok(connecting) => begin(connecting, &names_of(fd, &plain), engine),
+        Ok(connecting) => begin(connecting, &names_of(fd, &plain), None, engine),
         Err(Some(reason)) => note_tcp(fd, Role::Client, reason),
         Err(None) => {}
     }
@@ -164,8 +164,13 @@ pub(crate) fn connect(fd: RawFd, peer: Option<SocketAddr>, call: impl FnOnce() -
 }
 
 /// The handshake of a connection begins: puts an end of its readiness pair in the place of the TCP
-/// socket, under all the `names` that it has.
-fn begin(mut connecting: Connecting, names: &[RawFd], engine: &'static Engine) {
+/// socket, under all the `names` that it has. `flags` are those that accept4(2) has just given it.
+fn begin(
+    mut connecting: Connecting,
+    names: &[RawFd],
+    flags: Option<c_int>,
+    engine: &'static Engine,
+) {
     let connection = connecting.connection;
     let stream = StreamRef::new(Arc::clone(&connection));
     let fallback = stream.clone();
@@ -173,11 +178,16 @@ fn begin(mut connecting: Connecting, names: &[RawFd], engine: &'static Engine) {
     connection.begin(connecting.pending);
     let end = connecting.end.as_fd();
     // All names have the same status.
-    let status = names
-        .first()
-        .map_or(Ok(BLOCKING), |&name| real::fcntl(name, libc::F_GETFL, 0));
+    let status = match (flags, names.first()) {
+        (Some(flags), _) => Ok(BLOCKING | flags & libc::SOCK_NONBLOCK),
+        (None, Some(&name)) => real::fcntl(name, libc::F_GETFL, 0),
+        (None, None) => Ok(BLOCKING),
+    };
     let put = |&name: &RawFd| {
-        let cloexec = real::fcntl(name, libc::F_GETFD, 0)? & libc::FD_CLOEXEC != 0;
+        let cloexec = match flags {
+            Some(flags) => flags & libc::SOCK_CLOEXEC != 0,
+            None => real::fcntl(name, libc::F_GETFD, 0)? & libc::FD_CLOEXEC != 0,
+        };
         install(name, &stream, end, status?, cloexec)
     };
     if set_status(end, status.unwrap_or(BLOCKING)).is_ok()
@@ -422,7 +432,7 @@ pub(crate) fn accepted(listener: RawFd, fd: RawFd, flags: c_int) -> RawFd {
         }
     };
     match accepted {
-        Ok(Admitted::Pending(connecting)) => begin(*connecting, &[fd], engine),
+        Ok(Admitted::Pending(connecting)) => begin(*connecting, &[fd], Some(flags), engine),
         Ok(Admitted::Moved(accepted)) => {
             let connection: Arc<Connection> = Arc::new(accepted.connection);
             let stream = StreamRef::new(Arc::clone(&connection));

@@ -12,8 +12,14 @@ pub struct Cursor {
     pub count: u32,
 }
 
-/// Whether the elements of a link group start with an eye catcher. One answer for both ends, given
-/// by the CONFIRM LINK exchange.
+/// Whether the elements of a link group start with an eye catcher: one answer for both ends, from
+/// the first CONFIRM LINK exchange on.
+///
+/// RFC 7609 §4.2 puts one in front of the data of every element. Linux has none, says so by bits
+/// that the RFC keeps reserved (§A.3.1), and declines whoever does not say the same. So there are
+/// none only if both ends say so: a peer without the bits may know the RFC alone, and then skips
+/// four bytes in our elements as well as in its own, whatever we have said. One that knows the bits
+/// and leaves them out insists, which comes to the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum EyeCatcher {
     /// As Linux does it: the data start at offset 0.

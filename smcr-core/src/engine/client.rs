@@ -119,12 +119,14 @@ impl Engine {
         ttl: i32,
     ) -> Result<ConnectPlan, Reason> {
         self.allow(peer.port(), peer.ip())?;
-        let is_present = names::is_present(peer.port());
         // Somebody on this host may listen on the same port as a server far away.
-        if !is_present || !peer.ip().to_canonical().is_loopback() {
+        let is_loopback = peer.ip().to_canonical().is_loopback();
+        if !is_loopback || !names::is_present(peer.port()) {
             match self.ask_for_rdma(fd, peer, ttl) {
                 Ok(how) => return Ok(ConnectPlan { peer, how }),
-                Err(reason) if !is_present => return Err(reason),
+                Err(reason) if is_loopback || !names::is_present(peer.port()) => {
+                    return Err(reason);
+                }
                 Err(_) => {}
             }
         }

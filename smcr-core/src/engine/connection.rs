@@ -7,7 +7,6 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::client::Pending;
@@ -16,6 +15,7 @@ use super::{Engine, PUBLISHER};
 use crate::Reason;
 use crate::conn::Smc;
 use crate::conn::io::Source;
+use crate::futex::{Mutex, MutexGuard};
 use crate::stat::{ConnInfo, Counter, Mode, Role, Slot, State};
 use crate::sys;
 
@@ -517,7 +517,7 @@ impl Connection {
         PUBLISHER.count(Counter::HandshakesDone);
     }
 
-    pub(super) fn lock_pending(&self) -> parking_lot::MutexGuard<'_, Option<Pending>> {
+    pub(super) fn lock_pending(&self) -> MutexGuard<'_, Option<Pending>> {
         self.pending.lock()
     }
 

@@ -312,8 +312,14 @@ impl Parts {
 
     fn take(&mut self, record: &Record) -> Option<(Tx, Rx, LocalRef, Option<OwnedFd>)> {
         let local = self.arena(record.arena)?.existing(record.slot as usize)?;
-        let rx = Rx::new(self.rmb(record.own)?, record.own.index);
-        let tx = Tx::new(self.rmb(record.peer)?, record.peer.index);
+        let Element {
+            index, eye_catcher, ..
+        } = record.own;
+        let rx = Rx::new(self.rmb(record.own)?, index, eye_catcher);
+        let Element {
+            index, eye_catcher, ..
+        } = record.peer;
+        let tx = Tx::new(self.rmb(record.peer)?, index, eye_catcher);
         let tcp = match record.tcp {
             Some(tcp) => Some(fds::raise(self.fds.remove(&tcp)?)),
             None => None,

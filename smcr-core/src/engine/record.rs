@@ -3,14 +3,15 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 
 use super::Connection;
+use crate::cdc::EyeCatcher;
 use crate::conn::Home;
-use crate::shm::{Geometry, Rmb};
+use crate::shm::Geometry;
+use crate::shm::ring::Ring;
 use crate::stat::Role;
 
 /// Words of a [`Record`].
@@ -31,6 +32,7 @@ pub(super) struct Element {
     pub(super) token: u64,
     pub(super) geometry: Geometry,
     pub(super) index: u8,
+    pub(super) eye_catcher: EyeCatcher,
 }
 
 /// One connection.
@@ -50,31 +52,39 @@ pub(super) struct Record {
     pub(super) is_client: bool,
 }
 
-fn element(rmbe: (&Arc<Rmb>, u8)) -> Element {
-    let (rmb, index) = rmbe;
+fn element(ring: &Ring) -> Element {
+    let (rmb, index) = ring.rmbe();
     Element {
         fd: rmb.fd().as_raw_fd(),
         token: rmb.token(),
         geometry: rmb.geometry(),
         index,
+        eye_catcher: ring.eye_catcher(),
     }
 }
 
 impl Element {
     fn words(&self) -> [u64; 4] {
         let geometry = u64::from(self.geometry.count) << 32 | u64::from(self.geometry.rmbe_size);
-        [self.fd as u64, self.token, geometry, u64::from(self.index)]
+        let place = u64::from(self.eye_catcher.base()) << 8 | u64::from(self.index);
+        [self.fd as u64, self.token, geometry, place]
     }
 
     fn parse(words: &[u64]) -> Option<Self> {
         let count = u8::try_from(words[2] >> 32).ok()?;
         let geometry = Geometry::new(count, words[2] as u32)?;
-        let index = u8::try_from(words[3]).ok().filter(|&index| index < count)?;
+        let index = Some(words[3] as u8).filter(|&index| index < count)?;
+        let eye_catcher = match words[3] >> 8 {
+            0 => EyeCatcher::None,
+            4 => EyeCatcher::FourBytes,
+            _ => return None,
+        };
         Some(Self {
             fd: number(words[0])?,
             token: words[1],
             geometry,
             index,
+            eye_catcher,
         })
     }
 }
@@ -95,8 +105,8 @@ impl Record {
             remote,
             arena: slot.arena().fd().as_raw_fd(),
             slot: slot.index() as u32,
-            own: element(rx.rmbe()),
-            peer: element(tx.rmbe()),
+            own: element(rx),
+            peer: element(tx),
             peer_id: match smc.home() {
                 Home::Shm(group) => group.peer(),
                 Home::Rdma(_) => [0; 16],
@@ -227,16 +237,17 @@ pub(super) fn unsealed(memfd: BorrowedFd<'_>, magic: u64) -> Option<Vec<u64>> {
 mod tests {
     use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 
-    use super::{Element, Record};
+    use super::{Element, EyeCatcher, Record};
     use crate::shm::Geometry;
 
     #[test]
     fn records_survive_the_journey() {
-        let element = |fd, index| Element {
+        let element = |fd, index, eye_catcher| Element {
             fd,
             token: 0xfedc_ba98_7654_3210,
             geometry: Geometry::new(16, 1 << 20).unwrap(),
             index,
+            eye_catcher,
         };
         let mut record = Record {
             inode: 77,
@@ -245,14 +256,16 @@ mod tests {
             remote: SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::LOCALHOST, 7, 0xfffff, 3)),
             arena: 1031,
             slot: 5,
-            own: element(1032, 15),
-            peer: element(1033, 0),
+            own: element(1032, 15, EyeCatcher::FourBytes),
+            peer: element(1033, 0, EyeCatcher::None),
             peer_id: *b"0123456789abcdef",
             is_client: true,
         };
         assert_eq!(Record::parse(&record.words()), Some(record));
         let mut bad = record.words();
         bad[7] = 16; // no such element
+        assert_eq!(Record::parse(&bad), None);
+        bad[7] = 3 << 8; // no such eye catcher
         assert_eq!(Record::parse(&bad), None);
         bad = record.words();
         bad[15] = 5 << 16; // no such family

@@ -228,6 +228,11 @@ impl Flow {
             max_links: 2,
             max_conns: 255,
             add_link_follows: setup & 4 == 0,
+            eye_catcher: if setup & 0x10 == 0 {
+                EyeCatcher::None
+            } else {
+                EyeCatcher::FourBytes
+            },
             strict: setup & 8 != 0,
             timeouts: Timeouts::default(),
         };

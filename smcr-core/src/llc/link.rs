@@ -30,7 +30,7 @@ pub struct ConfirmLink {
     /// The client's answer.
     pub response: bool,
     /// The sender's elements have no eye catcher in front of the data. Linux sends and demands it;
-    /// the RFC does not know the bits.
+    /// the RFC does not know the bits. What comes of it: [`EyeCatcher`](crate::cdc::EyeCatcher).
     pub no_eye_catcher: bool,
     /// The sender's end.
     pub end: LinkEnd,

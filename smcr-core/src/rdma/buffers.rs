@@ -10,9 +10,10 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::fabric::{Access, Domain, Region};
+use crate::cdc::EyeCatcher;
 use crate::clc::{Rkey, RmbeIndex};
 use crate::group;
-use crate::shm::{Geometry, Rmb};
+use crate::shm::{Geometry, Rmb, Rx, Tx};
 
 /// Elements of the biggest buffer: registering takes its time, during which the wire stands still.
 const BIGGEST: u8 = 8;
@@ -131,6 +132,16 @@ impl Element {
     pub(super) fn clc_index(&self) -> RmbeIndex {
         RmbeIndex(std::num::NonZeroU8::MIN.saturating_add(self.index))
     }
+
+    /// Its ring, from the side that writes.
+    pub(super) fn writer(&self, eye_catcher: EyeCatcher) -> Tx {
+        Tx::new(Arc::clone(&self.rmb), self.index, eye_catcher)
+    }
+
+    /// Its ring, from the side that reads.
+    pub(super) fn reader(&self, eye_catcher: EyeCatcher) -> Rx {
+        Rx::new(Arc::clone(&self.rmb), self.index, eye_catcher)
+    }
 }
 
 impl Buffers {
@@ -168,6 +179,11 @@ impl Buffers {
         let index = buffer.used.trailing_ones() as u8;
         buffer.used |= 1 << index;
         buffer.rmb.reset(index);
+        if self.access == Access::RemoteWrite {
+            // Before the peer learns of the element (RFC 7609 §4.4.1): in a first contact, before it
+            // is known whether it wants one.
+            buffer.rmb.set_eye_catcher(index);
+        }
         Ok(Element {
             rmb: Arc::clone(&buffer.rmb),
             index,

@@ -66,7 +66,8 @@ pub(super) struct Connection {
     peer: PeerElement,
     /// What the peer's CDC messages carry.
     pub(super) token: Token,
-    /// Our RMBE and the peer's, in cursors.
+    /// Our RMBE and the peer's, in cursors. Our send buffer is nobody else's business: it has no eye
+    /// catcher.
     in_window: Window,
     out_window: Window,
     /// The peer has written up to here: one byte more than the program was told of, at most, where
@@ -122,6 +123,8 @@ pub(super) struct Parts {
     pub(super) end: OwnedFd,
     pub(super) peer: PeerElement,
     pub(super) token: Token,
+    /// Of the RMBEs, ours and the peer's.
+    pub(super) eye_catcher: EyeCatcher,
 }
 
 /// How [`Connection::pump`] ended.
@@ -149,24 +152,25 @@ impl Connection {
             end,
             peer,
             token,
+            eye_catcher,
         } = parts;
         let own_size = RmbeSize::holding(rmbe.rmb.geometry().rmbe_size as usize)?;
-        let outbound = Rx::new(Arc::clone(&send_buffer.rmb), send_buffer.index);
+        let outbound = send_buffer.reader(EyeCatcher::None);
         let mut close = Close::new(CloseTimeouts::default());
         close.handle(CloseEvent::Established, now);
         // The program's end calls; it rings only once another process has it, too.
         outbound.control().armed.store(0, Ordering::Relaxed);
         Some(Self {
             shared,
-            inbound: Tx::new(Arc::clone(&rmbe.rmb), rmbe.index),
+            inbound: rmbe.writer(eye_catcher),
             outbound,
             rmbe,
             send_buffer,
             own: Box::default(),
             app,
             end,
-            in_window: Window::new(own_size, EyeCatcher::None),
-            out_window: Window::new(peer.size, EyeCatcher::None),
+            in_window: Window::new(own_size, eye_catcher),
+            out_window: Window::new(peer.size, eye_catcher),
             peer,
             token,
             arrived: 0,

@@ -58,6 +58,8 @@ pub(super) struct Group {
     peer_end: Option<LinkAddress>,
     llc: Option<flow::Group>,
     pub(super) memory: Pools,
+    /// Of the RMBEs at both ends: what we want until CONFIRM LINK, and then what both agreed on.
+    pub(super) eye_catcher: EyeCatcher,
     pub(super) posts: Posts,
     pub(super) tokens: HashMap<Token, Target>,
     next_token: u32,
@@ -144,6 +146,7 @@ impl Group {
             peer_end: None,
             llc: None,
             memory,
+            eye_catcher: EyeCatcher::None,
             posts: Posts::default(),
             tokens: HashMap::new(),
             next_token: first_token,
@@ -234,6 +237,7 @@ impl Group {
             max_links: limits.map_or(2, |limits| limits.max_links),
             max_conns: limits.map_or(0, |limits| limits.max_conns),
             add_link_follows: limits.is_none_or(|limits| limits.max_links > 1),
+            eye_catcher: self.eye_catcher,
             strict: false,
             timeouts: flow::Timeouts::default(),
         };
@@ -336,9 +340,7 @@ impl Group {
                         over = Some((Errno::CONNRESET, Reason::LinkFailed));
                     }
                 }
-                Event::LinkConfirmed { eye_catcher, .. } if eye_catcher != EyeCatcher::None => {
-                    over = Some((Errno::CONNRESET, Reason::EyeCatcher));
-                }
+                Event::LinkConfirmed { eye_catcher, .. } => self.eye_catcher = eye_catcher,
                 Event::Settled => {
                     self.ready = true;
                     // Its first connection may go back to TCP until our part of the exchange has
@@ -493,6 +495,7 @@ fn end(address: &LinkAddress) -> LinkEnd {
 fn failure(reason: LinkFailure) -> (Errno, Reason) {
     match reason {
         LinkFailure::NotConfirmed => (Errno::TIMEDOUT, Reason::LinkTimeout),
+        LinkFailure::WrongLink => (Errno::CONNRESET, Reason::LinkFailed),
         LinkFailure::NoTestResponse | LinkFailure::NoResponse => {
             (Errno::TIMEDOUT, Reason::LinkLost)
         }

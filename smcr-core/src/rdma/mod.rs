@@ -33,8 +33,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
-
+use crate::futex::{Mutex, MutexGuard};
 use attention::Attention;
 pub(crate) use connection::PeerElement;
 use fabric::Port;
@@ -45,7 +44,7 @@ pub(crate) use handle::{ConnId, Shared, forget_wires};
 use lookout::Lookout;
 pub(crate) use lookout::Seated;
 pub use lookout::Sitter;
-pub(crate) use state::{News, Prepared, State};
+pub(crate) use state::{Established, News, Prepared, State};
 
 /// How often the thread polls the ports in one go, if they always have something.
 const MOST_TURNS: u32 = 64;

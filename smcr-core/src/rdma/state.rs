@@ -18,7 +18,7 @@ use crate::Reason;
 use crate::cdc::Cdc;
 use crate::engine::PUBLISHER;
 use crate::stat::Counter;
-pub(crate) use contact::Prepared;
+pub(crate) use contact::{Established, Prepared};
 
 /// Groups without connections that are kept for the next one. Those of peers that end go by
 /// themselves; a hostile one may have any number.

@@ -62,7 +62,7 @@ pub fn is_present(port: u16) -> bool {
         return false;
     };
     let ask = |probe: &OwnedFd| rustix::net::connect(probe, &name).is_ok();
-    if NAMESPACE_CHANGED.load(Ordering::Relaxed) {
+    if may_be_elsewhere() {
         // Which namespace this thread is in is not known: one that a new socket is in.
         return brief_socket(SocketType::DGRAM).is_ok_and(|probe| ask(&probe));
     }
@@ -78,6 +78,11 @@ static NAMESPACE_CHANGED: AtomicBool = AtomicBool::new(false);
 /// To be called when a thread of this process may have entered another network namespace.
 pub fn namespace_changed() {
     NAMESPACE_CHANGED.store(true, Ordering::Relaxed);
+}
+
+/// Whether a thread of this process may be in another network namespace than the process was.
+pub fn may_be_elsewhere() -> bool {
+    NAMESPACE_CHANGED.load(Ordering::Relaxed)
 }
 
 /// The client's end: a name on which the accepting library can call for one TCP connection.

@@ -1,5 +1,8 @@
 //! The two ends of one RMBE's ring: the writer's ([`Tx`]) and the reader's ([`Rx`]).
 //!
+//! The ring is all of the RMBE, or what follows the eye catcher that RMBEs have in link groups of
+//! peers that want one.
+//!
 //! Neither locks anything: callers hold the connection's `tx_lock` or `rx_lock`.
 
 use std::ops::Deref;
@@ -9,14 +12,18 @@ use std::sync::atomic::Ordering;
 pub use super::cursors::BadCursor;
 pub(crate) use super::cursors::{ALWAYS, ONCE};
 use super::{Local, Rmb, RmbeControl, cursors};
+use crate::cdc::EyeCatcher;
 
 /// An RMBE as one of its two ends uses it.
 #[derive(Debug, Clone)]
 pub struct Ring {
     rmb: Arc<Rmb>,
     index: u8,
+    eye_catcher: EyeCatcher,
+    /// Behind the eye catcher, if there is one.
     base: *mut u8,
     control: *const RmbeControl,
+    /// A power of two; with an eye catcher, four bytes less.
     size: usize,
 }
 
@@ -28,15 +35,16 @@ unsafe impl Send for Ring {}
 unsafe impl Sync for Ring {}
 
 impl Ring {
-    fn new(rmb: Arc<Rmb>, index: u8) -> Self {
-        let (base, control) = (
-            rmb.ring(index).as_ptr(),
-            std::ptr::from_ref(rmb.control(index)),
-        );
-        let size = rmb.geometry().rmbe_size as usize;
+    fn new(rmb: Arc<Rmb>, index: u8, eye_catcher: EyeCatcher) -> Self {
+        let skipped = eye_catcher.base() as usize;
+        // SAFETY: an RMBE has far more than four bytes.
+        let base = unsafe { rmb.ring(index).add(skipped) }.as_ptr();
+        let control = std::ptr::from_ref(rmb.control(index));
+        let size = rmb.geometry().rmbe_size as usize - skipped;
         Self {
             rmb,
             index,
+            eye_catcher,
             base,
             control,
             size,
@@ -50,7 +58,7 @@ impl Ring {
         unsafe { &*self.control }
     }
 
-    /// Ring size in bytes.
+    /// Ring size in bytes: how much data it holds.
     #[inline]
     pub fn size(&self) -> usize {
         self.size
@@ -59,6 +67,30 @@ impl Ring {
     /// The RMB, and the index of the RMBE in it, from 0.
     pub fn rmbe(&self) -> (&Arc<Rmb>, u8) {
         (&self.rmb, self.index)
+    }
+
+    /// Whether an eye catcher is in front of it in the RMBE.
+    pub fn eye_catcher(&self) -> EyeCatcher {
+        self.eye_catcher
+    }
+
+    /// Copies `len` bytes between the ring and linear memory, in two pieces where the ring wraps.
+    /// Calls `piece(ring_pointer, offset_in_linear, len)`.
+    #[inline]
+    fn pieces(&self, cursor: u64, len: usize, mut piece: impl FnMut(*mut u8, usize, usize)) {
+        let Self { base, size, .. } = *self;
+        debug_assert!(len <= size);
+        let at = match self.eye_catcher {
+            // Spares the division.
+            EyeCatcher::None => cursor as usize & (size - 1),
+            EyeCatcher::FourBytes => (cursor % size as u64) as usize,
+        };
+        let first = len.min(size - at);
+        // SAFETY: `at < size`, and the ring is `size` bytes.
+        piece(unsafe { base.add(at) }, 0, first);
+        if first < len {
+            piece(base, first, len - first);
+        }
     }
 }
 
@@ -88,30 +120,10 @@ impl Deref for Rx {
     }
 }
 
-/// Copies `len` bytes between a ring and linear memory, in two pieces where the ring wraps.
-/// Calls `piece(ring_pointer, offset_in_linear, len)`.
-#[inline]
-fn pieces(
-    base: *mut u8,
-    size: usize,
-    cursor: u64,
-    len: usize,
-    mut piece: impl FnMut(*mut u8, usize, usize),
-) {
-    debug_assert!(len <= size);
-    let at = cursor as usize & (size - 1);
-    let first = len.min(size - at);
-    // SAFETY: `at < size`, and the ring is `size` bytes.
-    piece(unsafe { base.add(at) }, 0, first);
-    if first < len {
-        piece(base, first, len - first);
-    }
-}
-
 impl Tx {
     /// The writing end for RMBE `index` (from 0) of the peer's `rmb`.
-    pub fn new(rmb: Arc<Rmb>, index: u8) -> Self {
-        Self(Ring::new(rmb, index))
+    pub fn new(rmb: Arc<Rmb>, index: u8, eye_catcher: EyeCatcher) -> Self {
+        Self(Ring::new(rmb, index, eye_catcher))
     }
 
     /// Bytes that the peer's program has not read yet.
@@ -140,13 +152,7 @@ impl Tx {
     /// The caller holds `tx_lock` and knows from [`Self::free`] that they fit.
     #[inline]
     pub fn copy_in(&self, local: &Local, len: usize, fill: impl FnMut(*mut u8, usize, usize)) {
-        pieces(
-            self.base,
-            self.size,
-            local.prod.load(Ordering::Relaxed),
-            len,
-            fill,
-        );
+        self.pieces(local.prod.load(Ordering::Relaxed), len, fill);
     }
 
     /// Publishes `len` copied bytes. True if the reader sleeps and has to be rung.
@@ -173,8 +179,8 @@ impl Tx {
 
 impl Rx {
     /// The reading end for RMBE `index` (from 0) of our own `rmb`.
-    pub fn new(rmb: Arc<Rmb>, index: u8) -> Self {
-        Self(Ring::new(rmb, index))
+    pub fn new(rmb: Arc<Rmb>, index: u8, eye_catcher: EyeCatcher) -> Self {
+        Self(Ring::new(rmb, index, eye_catcher))
     }
 
     /// Bytes ready to be read.
@@ -199,7 +205,7 @@ impl Rx {
         drain: impl FnMut(*mut u8, usize, usize),
     ) {
         let from = local.cons.load(Ordering::Relaxed) + skip as u64;
-        pieces(self.base, self.size, from, len, drain);
+        self.pieces(from, len, drain);
     }
 
     /// Consumes `len` bytes. True if the writer waits for space and there is enough now to be
@@ -213,16 +219,10 @@ impl Rx {
     /// Puts bytes into our own ring at position `at`, before the peer begins to write: they came
     /// another way. The peer's cursor starts behind them.
     pub fn preload(&self, at: usize, bytes: &[u8]) {
-        pieces(
-            self.base,
-            self.size,
-            at as u64,
-            bytes.len(),
-            |to, offset, len| {
-                // SAFETY: `to` is `len` bytes of the ring, which nobody else uses yet.
-                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr().add(offset), to, len) };
-            },
-        );
+        self.pieces(at as u64, bytes.len(), |to, offset, len| {
+            // SAFETY: `to` is `len` bytes of the ring, which nobody else uses yet.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr().add(offset), to, len) };
+        });
         self.control()
             .prod
             .store((at + bytes.len()) as u64, Ordering::Release);

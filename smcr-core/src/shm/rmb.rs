@@ -2,7 +2,7 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::{Memory, MemoryError};
 
@@ -50,12 +50,16 @@ pub struct RmbeControl {
 
 const _: () = assert!(size_of::<RmbeControl>() == 384);
 
+/// What the eye catchers of our RMBEs say, which is the owner's to choose (RFC 7609 §4.2): "RMBE" in
+/// EBCDIC, as CLC messages have theirs.
+const EYE_CATCHER: u32 = u32::from_ne_bytes([0xd9, 0xd4, 0xc2, 0xc5]);
+
 /// How an RMB is cut up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
     /// Number of RMBEs, 1..=255 (the index has one byte in CLC, RFC 7609 §A.2.3).
     pub count: u8,
-    /// Ring size of each RMBE in bytes: a power of two from 16 KiB to 512 MiB.
+    /// Size of each RMBE in bytes, an eye catcher included: a power of two from 16 KiB to 512 MiB.
     pub rmbe_size: u32,
 }
 
@@ -143,7 +147,7 @@ impl Rmb {
         }
     }
 
-    /// The first byte of the ring of RMBE `index`; valid for `rmbe_size` bytes.
+    /// The first byte of RMBE `index`; valid for `rmbe_size` bytes.
     ///
     /// # Panics
     /// If there is no such RMBE.
@@ -155,10 +159,35 @@ impl Rmb {
         unsafe { self.memory.base().add(offset) }
     }
 
+    /// Puts the eye catcher in front of the data of RMBE `index` (RFC 7609 §4.4.1). Only its owner does
+    /// this, before the peer learns of the RMBE.
+    ///
+    /// # Panics
+    /// If there is no such RMBE.
+    pub fn set_eye_catcher(&self, index: u8) {
+        self.first_word(index).store(EYE_CATCHER, Ordering::Relaxed);
+    }
+
+    /// Whether the eye catcher of RMBE `index` is as it was set: what writes there writes where it
+    /// must not.
+    ///
+    /// # Panics
+    /// If there is no such RMBE.
+    pub fn has_eye_catcher(&self, index: u8) -> bool {
+        self.first_word(index).load(Ordering::Relaxed) == EYE_CATCHER
+    }
+
+    /// The first four bytes of RMBE `index`.
+    fn first_word(&self, index: u8) -> &AtomicU32 {
+        // SAFETY: inside the mapping, which `self` keeps; aligned, since sizes of RMBEs and the
+        // offset of the first one are multiples of a page; any bit pattern is valid.
+        unsafe { self.ring(index).cast::<AtomicU32>().as_ref() }
+    }
+
     /// Makes RMBE `index` ready for a new connection: cursors and flags to their first values.
     /// Only its owner does this, while no peer uses it.
     pub fn reset(&self, index: u8) {
-        use std::sync::atomic::Ordering::Relaxed;
+        use Ordering::Relaxed;
         let control = self.control(index);
         control.prod.store(0, Relaxed);
         control.urgent.store(0, Relaxed);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use smcr_core::cdc::EyeCatcher;
 use smcr_core::conn::io::Slices;
 use smcr_core::conn::{Arming, Home, Smc, bell};
 use smcr_core::group::LinkGroup;
@@ -33,7 +34,7 @@ pub(crate) fn pair() -> [End; 2] {
         .map(|group| group.take_rmbe(u64::MAX).unwrap());
     let writers = rings.each_ref().map(|rx| {
         let (rmb, index) = rx.rmbe();
-        Tx::new(Arc::clone(rmb), index)
+        Tx::new(Arc::clone(rmb), index, EyeCatcher::None)
     });
     let arena = Arena::create().unwrap();
     let (a, b) = bell::pair().unwrap();

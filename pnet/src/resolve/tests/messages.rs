@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use rustix::io::Errno;
 
 use super::super::netlink::{Request, attributes, read_batch};
-use super::super::network::{parse_address, parse_link};
+use super::super::network::{has_several_ways, is_choosy_rule, parse_address, parse_link};
 
 /// A message as the kernel sends it: a request looks the same.
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
@@ -32,6 +32,24 @@ fn read(batch: &[u8]) -> (Result<bool, Errno>, Vec<Vec<u8>>) {
     let mut bodies = Vec::new();
     let end = read_batch(batch, 7, 16, &mut |body| bodies.push(body.to_vec()));
     (end, bodies)
+}
+
+#[test]
+fn what_depends_on_more_than_the_destination_is_told() {
+    let body = |kind| {
+        [
+            vec![0; 12],
+            attribute(15, &[1; 4]),
+            attribute(kind, &[0; 4]),
+        ]
+        .concat()
+    };
+    for (kind, choosy) in [(20, true), (23, true), (24, true), (10, false), (1, false)] {
+        assert_eq!(is_choosy_rule(&body(kind)), choosy, "rule {kind}");
+    }
+    for (kind, several) in [(9, true), (30, true), (4, false), (5, false)] {
+        assert_eq!(has_several_ways(&body(kind)), several, "route {kind}");
+    }
 }
 
 #[test]

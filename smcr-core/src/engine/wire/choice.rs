@@ -4,15 +4,16 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use pnet::resolve::{self, Flow, Resolver, Unresolved};
 
-use crate::Reason;
 use crate::clc::{Gid, HostName, Mac, PeerId, Version};
 use crate::config::Config;
 use crate::handshake::rdma::{RdmaEnd, RdmaIdentity as Identity, Subnets, V1, V2};
 use crate::rdma::fabric::{LocalGid, Port};
 use crate::rdma::verbs;
+use crate::rendezvous::names;
+use crate::{Reason, fds};
 
 /// One link per group is what this library makes.
 const LINKS: u8 = 1;
@@ -46,7 +47,7 @@ pub(super) struct Served {
 impl Choice {
     pub(super) fn new(config: &Config, random: [u8; 8]) -> Self {
         Self {
-            resolver: Mutex::new(Resolver::new(config.pnet_table())),
+            resolver: Mutex::new(Resolver::new(config.pnet_table()).watching(fds::raise)),
             identity: Identity {
                 peer_id: peer_id(random),
                 host_name: HostName::new(rustix::system::uname().nodename().to_bytes()),
@@ -90,7 +91,7 @@ impl Choice {
     pub(super) fn may_serve(&self, peer: IpAddr) -> Result<(), Reason> {
         let any = SocketAddr::new(unspecified(peer), 0);
         let flow = Flow::between(any, SocketAddr::new(peer, 0));
-        match self.resolver.lock().resolve(&flow) {
+        match self.resolver().resolve(&flow) {
             Ok(resolution) if !resolution.ports.is_empty() => Ok(()),
             Ok(_) => Err(Reason::NoRdmaDevice),
             Err(Unresolved::NoPort { netdev, .. }) if netdev == "lo" => Err(Reason::PeerNoSmc),
@@ -102,7 +103,16 @@ impl Choice {
         }
     }
 
-    /// What serves the connected socket `tcp`.
+    fn resolver(&self) -> MutexGuard<'_, Resolver> {
+        let mut resolver = self.resolver.lock();
+        if names::may_be_elsewhere() {
+            // What it knows, and is told of, is of the network namespace that it was made in.
+            resolver.forget();
+        }
+        resolver
+    }
+
+    /// What serves the socket `tcp`, which is connected between these addresses. May open a port.
     ///
     /// # Errors
     /// [`Reason::NoRdmaDevice`].
@@ -110,15 +120,42 @@ impl Choice {
         &self,
         config: &Config,
         tcp: BorrowedFd<'_>,
-        local: SocketAddr,
+        (local, peer): (SocketAddr, SocketAddr),
+    ) -> Result<Chosen, Reason> {
+        self.choose_of(config, tcp, (local, peer), |device, port| {
+            self.open(device, port)
+        })
+    }
+
+    /// The same, of ports that are open.
+    ///
+    /// # Errors
+    /// [`Reason::NoRdmaDevice`], also where one would have to be opened.
+    pub(super) fn choose_open(
+        &self,
+        config: &Config,
+        tcp: BorrowedFd<'_>,
+        (local, peer): (SocketAddr, SocketAddr),
+    ) -> Result<Chosen, Reason> {
+        self.choose_of(config, tcp, (local, peer), |device, port| {
+            find(&mut self.open.lock(), device, port)
+        })
+    }
+
+    fn choose_of(
+        &self,
+        config: &Config,
+        tcp: BorrowedFd<'_>,
+        (local, peer): (SocketAddr, SocketAddr),
+        port: impl Fn(&str, u8) -> Option<Arc<dyn Port>>,
     ) -> Result<Chosen, Reason> {
         #[cfg(test)]
         if let Some(fixed) = &self.fixed {
             return Ok(fixed.clone());
         }
-        let flow = Flow::of_socket(tcp).map_err(|_| Reason::Ended)?;
+        let flow = Flow::of_connected(tcp, local, peer);
         let explain = |error: &Unresolved| log::debug!("{local}: {error}");
-        let mut resolver = self.resolver.lock();
+        let mut resolver = self.resolver();
         // The kernel is asked for the route once for both versions.
         let resolved = resolver.resolve(&flow).inspect_err(explain);
         let resolution = resolved.map_err(|_| Reason::NoRdmaDevice)?;
@@ -130,7 +167,7 @@ impl Choice {
                 .endpoint(version, flow.local.ip())
                 .inspect_err(explain)
                 .ok()?;
-            let port = self.open(&found.port.device, found.port.port)?;
+            let port = port(&found.port.device, found.port.port)?;
             let gid = LocalGid {
                 index: u8::try_from(found.gid_index).ok()?,
                 gid: Gid(found.gid.octets()),
@@ -181,15 +218,20 @@ impl Choice {
         self.open.lock().retain(|port| !port.is_gone());
     }
 
+    /// Whether some port is open: then the next connection is probably served at once.
+    pub(super) fn has_open(&self) -> bool {
+        #[cfg(test)]
+        if self.fixed.is_some() {
+            return true;
+        }
+        self.open.lock().iter().any(|port| !port.is_gone())
+    }
+
     /// The port of that name, opened once.
     fn open(&self, device: &str, port: u8) -> Option<Arc<dyn Port>> {
         let mut open = self.open.lock();
-        let name = format!("{device}/{port}");
-        if let Some(known) = open.iter().find(|known| known.name() == name) {
-            if !known.is_gone() {
-                return Some(Arc::clone(known));
-            }
-            open.retain(|known| known.name() != name);
+        if let Some(known) = find(&mut open, device, port) {
+            return Some(known);
         }
         match verbs::open(device, port) {
             Ok(port) => {
@@ -197,7 +239,7 @@ impl Choice {
                 Some(port)
             }
             Err(error) => {
-                log::warn!("{name}: {error}");
+                log::warn!("{device}/{port}: {error}");
                 None
             }
         }
@@ -213,6 +255,13 @@ impl Chosen {
         };
         served.as_ref().ok_or(Reason::NoRdmaDevice)
     }
+}
+
+/// The port of that name, if it is open. Lets go of one that is gone.
+fn find(open: &mut Vec<Arc<dyn Port>>, device: &str, port: u8) -> Option<Arc<dyn Port>> {
+    let name = format!("{device}/{port}");
+    open.retain(|known| !known.is_gone() || known.name() != name);
+    open.iter().find(|known| known.name() == name).cloned()
 }
 
 /// Names this process to its peers. RFC 7609 §A.2.1 makes it of two free bytes and a MAC, which

@@ -52,7 +52,7 @@ pub(super) struct Wire {
 /// Keeps the thread at rest until it is dropped.
 #[derive(Debug)]
 pub(super) struct Rest {
-    _busy: MutexGuard<'static, ()>,
+    _busy: Option<MutexGuard<'static, ()>>,
 }
 
 impl Wire {

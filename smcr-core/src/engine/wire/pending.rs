@@ -74,6 +74,8 @@ pub(in crate::engine) struct RdmaPending {
     pub(super) is_first: bool,
     /// When to look again, besides the machine's own deadline.
     pub(super) deadline: Option<Instant>,
+    /// When the peer's time began to run, if that was before the machine was there.
+    pub(super) since: Option<Instant>,
 }
 
 /// What is to be answered.
@@ -101,6 +103,7 @@ impl RdmaPending {
             answer_to: None,
             is_first: false,
             deadline: None,
+            since: None,
         }
     }
 

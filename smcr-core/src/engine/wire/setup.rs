@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use super::super::client::{Pending, is_established};
 use super::super::helper::{disconnect, transmit};
 use super::super::{Connection, Engine, PUBLISHER};
+use super::choice::Chosen;
 use super::pending::{Machine, RdmaPending, Step, either};
 use crate::clc::may_be_clc;
 use crate::conn::bell;
@@ -111,23 +112,61 @@ impl Engine {
                 Err(reason) => return Outcome::Tcp(reason),
             }
         }
-        if rdma.step == Step::Begin
-            && let Some(outcome) = self.begin(rdma, pending, tcp, now)
-        {
-            return outcome;
+        if rdma.step == Step::Begin {
+            let addresses = (pending.local, pending.peer);
+            let chosen = self.wire.choice.choose(&self.config, tcp, addresses);
+            self.begin(rdma, chosen, now);
         }
         self.talk(rdma, tcp, now)
     }
 
+    /// Does, in the program's call, what can be done at once for a connection that nobody else
+    /// knows yet. True if the thread has nothing to do before the peer says something.
+    ///
+    /// A client sends its Proposal. A server's handshake begins with the client's Proposal, and
+    /// mostly that is on its way. Where a port would have to be opened first all is left to the
+    /// thread: that takes long, and a client's call must not take longer than TCP's.
+    ///
+    /// A signal handler of the program may come in between and make another connection: no lock
+    /// is taken here beyond those that a connect() takes anyway.
+    pub(super) fn begin_at_once(&self, connection: &Connection, now: Instant) -> bool {
+        let mut guard = connection.lock_pending();
+        let (Some(pending), Some(tcp)) = (guard.as_mut(), connection.tcp()) else {
+            return false;
+        };
+        let addresses = (pending.local, pending.peer);
+        let Some(rdma) = pending
+            .rdma
+            .as_mut()
+            .filter(|rdma| rdma.step == Step::Begin)
+        else {
+            return false;
+        };
+        if !self.wire.choice.has_open() {
+            return false;
+        }
+        match rdma.role {
+            Role::Client => match self.wire.choice.choose_open(&self.config, tcp, addresses) {
+                Ok(chosen) => {
+                    self.begin(rdma, Ok(chosen), now);
+                    if let Some(machine) = &mut rdma.machine {
+                        transmit(tcp, either!(machine, m => m.poll_transmit()));
+                    }
+                    true
+                }
+                Err(_) => false,
+            },
+            Role::Server => {
+                rdma.since = Some(now);
+                // At the latest, for a client that says nothing.
+                rdma.deadline = Some(now + LOOK_AGAIN);
+                true
+            }
+        }
+    }
+
     /// The first thing that is said or expected.
-    fn begin(
-        &'static self,
-        rdma: &mut RdmaPending,
-        pending: &Pending,
-        tcp: BorrowedFd<'_>,
-        now: Instant,
-    ) -> Option<Outcome> {
-        let chosen = self.wire.choice.choose(&self.config, tcp, pending.local);
+    fn begin(&self, rdma: &mut RdmaPending, chosen: Result<Chosen, Reason>, now: Instant) {
         // With nothing to offer the machines say Decline: the peer counts on a CLC message.
         let end = match &chosen {
             Ok(chosen) => chosen.end.clone(),
@@ -135,13 +174,14 @@ impl Engine {
         };
         rdma.chosen = chosen.ok();
         let timeouts = self.rdma_timeouts();
+        let now = rdma.since.take().unwrap_or(now);
+        rdma.deadline = None;
         rdma.machine = Some(match rdma.role {
             Role::Client => Machine::Client(RdmaClient::new(end, timeouts, now)),
             Role::Server => Machine::Server(RdmaServer::new(end, timeouts, now)),
         });
         rdma.step = Step::Clc;
         PUBLISHER.count(Counter::HandshakesStarted);
-        None
     }
 
     /// Goes on with the CLC handshake as far as the bytes in the TCP stream allow.

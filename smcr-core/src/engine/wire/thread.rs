@@ -36,7 +36,7 @@ pub(in crate::engine) struct Thread {
     pending: Mutex<Handshakes>,
     /// Something was decided.
     decided: Condvar,
-    /// Held by the thread while it works, and across a fork.
+    /// Held by whoever does the thread's work, and across a fork.
     busy: Mutex<()>,
 }
 
@@ -96,7 +96,7 @@ impl Thread {
     }
 
     /// The handshake of a connection is over. `tcp` may stay open under the program's number, so
-    /// the kernel would go on reporting it.
+    /// the kernel would go on reporting it; without it the socket is watched on.
     pub(super) fn forget(&self, connection: &Connection, tcp: Option<BorrowedFd<'_>>) {
         if let Some(tcp) = tcp {
             let _ = epoll::delete(&self.epoll, tcp);
@@ -152,13 +152,16 @@ impl Thread {
         }
     }
 
-    fn lock_busy(&'static self) -> MutexGuard<'static, ()> {
-        self.busy.lock()
+    /// Whoever is at work is done in milliseconds; but for a signal handler that forks in the
+    /// middle of a connect() of its own thread.
+    fn lock_busy(&'static self) -> Option<MutexGuard<'static, ()>> {
+        self.busy.try_lock_for(FORK_WAIT)
     }
 }
 
 impl Engine {
-    /// Hands a connection whose handshake is pending to the thread.
+    /// Hands a connection whose handshake is pending to the thread, unless it begins it in this
+    /// very call.
     pub(in crate::engine) fn watch_rdma(&'static self, connection: &Arc<Connection>) {
         let thread = &self.wire.thread;
         if !thread.running.swap(true, Ordering::AcqRel) {
@@ -169,19 +172,34 @@ impl Engine {
                 return;
             }
         }
+        // As the thread does its work, so that no fork comes in between: its child would find the
+        // connection locked for ever. The thread does it where somebody else is at work.
+        let busy = thread.busy.try_lock();
+        let waits_for_peer = busy.is_some() && self.begin_at_once(connection, Instant::now());
+        drop(busy);
         let mut pending = thread.pending.lock();
         pending.next += 1;
         let id = pending.next;
         connection.set_helper_id(id);
         pending.connections.insert(id, Arc::clone(connection));
-        pending.new.push(id);
-        drop(pending);
-        if let Some(tcp) = connection.tcp() {
-            // Edges: each byte and each change of state is looked at once, by `step`.
-            let events = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-            let _ = epoll::add(&thread.epoll, tcp, word(subject::TCP, id), events);
+        if !waits_for_peer {
+            pending.new.push(id);
         }
-        thread.wake();
+        drop(pending);
+        // Edges: each byte and each change of state is looked at once, by `step`. What is there
+        // already is told at once.
+        let mut events = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
+        if !waits_for_peer {
+            events |= EventFlags::OUT;
+        }
+        let added = connection
+            .tcp()
+            .map(|tcp| epoll::add(&thread.epoll, tcp, word(subject::TCP, id), events));
+        // The deadlines of one that waits for its peer are not before the thread looks at the clock
+        // by itself.
+        if !waits_for_peer || !matches!(added, Some(Ok(()))) {
+            thread.wake();
+        }
     }
 
     /// The TCP connection of a connection that moved has one more thing to say: that the peer's end
@@ -191,7 +209,8 @@ impl Engine {
         if let (Some(id), Some(tcp)) = (id, connection.tcp()) {
             let events = EventFlags::RDHUP | EventFlags::ET;
             let word = word(subject::WITNESS, id.to_bits());
-            let _ = epoll::add(&self.wire.thread.epoll, tcp, word, events);
+            // In the place of the watch over its handshake.
+            let _ = epoll::modify(&self.wire.thread.epoll, tcp, word, events);
         }
     }
 

@@ -12,6 +12,7 @@ use super::super::{Connection, Engine};
 use super::pending::{RdmaPending, Step, either};
 use crate::Reason;
 use crate::conn::{Home, Smc, bell};
+use crate::rdma::Established;
 
 impl Engine {
     /// Says no where that is possible.
@@ -75,7 +76,7 @@ impl Engine {
         if let Some(pending) = guard.as_ref() {
             log::debug!("{} - {}: rdma", pending.local(), pending.peer);
         }
-        self.wire.thread.forget(connection, connection.tcp());
+        self.wire.thread.forget(connection, None);
         #[cfg(test)]
         super::tests::joined(connection);
         connection.set_smc(smc, || {});
@@ -99,13 +100,11 @@ impl Engine {
         bell::empty(end.as_fd());
         let sent = rdma.held.len() as u64;
         prepared.preload(&rdma.held);
-        let (tx, rx) = prepared.rings();
-        let (shared, group) = {
+        let group = prepared.group;
+        let Established { shared, tx, rx } = {
             let mut state = self.wire.rdma.lock();
-            let group = prepared.group;
             let now = Instant::now();
-            let app = local.clone();
-            (state.establish(prepared, peer, app, end, now)?, group)
+            state.establish(prepared, peer, local.clone(), end, now)?
         };
         let handle = self.wire.rdma.handle(shared, group);
         Ok(Smc::new(tx, rx, local, Home::Rdma(handle), sent))

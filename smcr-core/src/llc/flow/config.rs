@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::cdc::EyeCatcher;
 use crate::clc::Version;
 use crate::llc::{LinkEnd, LinkUserId};
 
@@ -32,6 +33,9 @@ pub struct Config {
     /// Does an ADD LINK follow the first CONFIRM LINK? No, if at most one link was negotiated. A
     /// server that leaves it out otherwise costs a Linux client three seconds.
     pub add_link_follows: bool,
+    /// What we want in front of the data of each element. The peer can have eye catchers where we
+    /// want none, not the other way round.
+    pub eye_catcher: EyeCatcher,
     /// Take a link down over which messages come that make no sense (RFC 7609 §C.7.1), in the
     /// place of dropping them (Linux).
     pub strict: bool,

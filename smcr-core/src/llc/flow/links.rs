@@ -169,8 +169,8 @@ impl Group {
     pub(super) fn ask_to_confirm(&mut self, now: Instant, id: LinkId) {
         let Some(link) = self.link(id) else { return };
         let (config, number) = (link.config, link.number);
-        let request = self.our_confirm(config, number, self.config.max_links, false);
-        self.send(now, id, &request);
+        let request = self.our_confirm(config, number);
+        self.send(now, id, &Llc::ConfirmLink(request));
     }
 
     /// Server: one that is not in use, and not the last one again before all others had their turn
@@ -184,22 +184,30 @@ impl Group {
         }
     }
 
-    fn our_confirm(
-        &self,
-        link: LinkConfig,
-        number: LinkNumber,
-        max_links: u8,
-        response: bool,
-    ) -> Llc {
-        Llc::ConfirmLink(ConfirmLink {
-            response,
-            no_eye_catcher: true,
+    fn our_confirm(&self, link: LinkConfig, number: LinkNumber) -> ConfirmLink {
+        ConfirmLink {
+            response: false,
+            no_eye_catcher: self.eye_catcher() == EyeCatcher::None,
             end: link.local,
             link: number,
             user_id: link.user_id,
-            max_links,
+            max_links: self.config.max_links,
             max_conns: self.config.max_conns,
-        })
+        }
+    }
+
+    /// None only if both ends say so: see [`EyeCatcher`]. What further links say changes nothing.
+    fn agree(&mut self, peer: &ConfirmLink) -> EyeCatcher {
+        let wanted = match peer.no_eye_catcher {
+            true => self.config.eye_catcher,
+            false => EyeCatcher::FourBytes,
+        };
+        *self.eye_catcher.get_or_insert(wanted)
+    }
+
+    /// As it was agreed on, or as we want it before that.
+    fn eye_catcher(&self) -> EyeCatcher {
+        self.eye_catcher.unwrap_or(self.config.eye_catcher)
     }
 
     pub(super) fn confirm_link_came(
@@ -266,8 +274,15 @@ impl Group {
         else {
             return Err(CallError::Link);
         };
-        let response = self.our_confirm(link.config, link.number, self.max_links, true);
-        self.send_as(now, id, version, &response);
+        let (config, number) = (link.config, link.number);
+        // The server has said what it wants: the response says what will be.
+        self.agree(&request);
+        let response = ConfirmLink {
+            response: true,
+            max_links: self.max_links,
+            ..self.our_confirm(config, number)
+        };
+        self.send_as(now, id, version, &Llc::ConfirmLink(response));
         self.confirmed(id, &request);
         if self.config.add_link_follows {
             self.exchange = Some(Exchange::AwaitAddLink {
@@ -283,15 +298,11 @@ impl Group {
         if let Some(link) = self.link_mut(id) {
             link.state = LinkState::Active;
         }
+        let eye_catcher = self.agree(peer);
         self.events.push_back(Event::LinkConfirmed {
             link: id,
             number: peer.link,
-            // A peer that does not know these bits builds its elements as the RFC has it.
-            eye_catcher: if peer.no_eye_catcher {
-                EyeCatcher::None
-            } else {
-                EyeCatcher::FourBytes
-            },
+            eye_catcher,
             max_conns: peer.max_conns,
         });
     }

@@ -65,6 +65,7 @@ pub use peer::{MAX_PEER_RMBS, PeerRmbError};
 pub use rkeys::MAX_OWN_JOBS;
 
 use super::{DeleteReason, LinkNumber, LinkRtoken, Llc, Rtoken};
+use crate::cdc::EyeCatcher;
 use crate::clc::Version;
 use links::{Exchange, Link, PendingDelete};
 use peer::PeerRmbs;
@@ -130,6 +131,8 @@ pub struct Group {
     last_number: LinkNumber,
     /// The most links that both want (RFC 7609 §2.2.2).
     max_links: u8,
+    /// What the first CONFIRM LINK exchange came to.
+    eye_catcher: Option<EyeCatcher>,
     /// What changes the links, one at a time (RFC 7609 §3.5.5.3).
     exchange: Option<Exchange>,
     /// The first contact is not through.
@@ -152,6 +155,7 @@ impl Group {
             links: Vec::with_capacity(1),
             last_number: LinkNumber(0),
             max_links: config.max_links,
+            eye_catcher: None,
             exchange: None,
             settling: true,
             deletes: VecDeque::new(),

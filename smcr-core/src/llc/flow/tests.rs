@@ -9,6 +9,7 @@ mod rmbs;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::cdc::EyeCatcher;
 use crate::clc::{Gid, Mac, QpNumber, Rkey};
 use crate::llc::{LinkEnd, LinkUserId};
 
@@ -22,6 +23,7 @@ fn config(role: Role, version: Version) -> Config {
         max_links: 2,
         max_conns: 255,
         add_link_follows: true,
+        eye_catcher: EyeCatcher::None,
         strict: false,
         timeouts: Timeouts::default(),
     }

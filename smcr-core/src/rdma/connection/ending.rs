@@ -80,12 +80,20 @@ impl Connection {
         }
         let control = self.inbound.control();
         control.tx_flags.fetch_or(flags, Ordering::AcqRel);
+        if self.is_released() {
+            return;
+        }
         // For those that ask the kernel.
         let _ = rustix::net::shutdown(&self.end, rustix::net::Shutdown::Write);
         if flags & flag::CLOSED != 0 {
             // There will be no room any more: whoever waits for some has to find that out.
             self.wake_writer();
         }
+    }
+
+    /// Whether no program has its end any more: nobody is there to be told anything.
+    pub(super) fn is_released(&self) -> bool {
+        self.heard & flag::RELEASED != 0
     }
 
     /// The program's end finds `errno`, behind what it may still read.

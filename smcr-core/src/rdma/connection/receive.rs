@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::Connection;
 use crate::Reason;
-use crate::cdc::{CdcMessage, ConnState, CursorError, ProducerFlags};
+use crate::cdc::{CdcMessage, ConnState, CursorError, EyeCatcher, ProducerFlags};
 use crate::close::CloseEvent;
 use crate::conn::bell;
 use crate::rdma::buffers::Element;
@@ -16,7 +16,7 @@ impl Connection {
     /// A CDC message of the peer came.
     ///
     /// # Errors
-    /// The peer says what cannot be: the connection is aborted.
+    /// The peer says what cannot be, or wrote where it must not: the connection is aborted.
     pub(in crate::rdma) fn receive(
         &mut self,
         message: CdcMessage,
@@ -25,6 +25,9 @@ impl Connection {
         let last_word = ConnState::CLOSED | ConnState::ABORTED;
         if message.seq.is_older_than(self.seq_in) || self.in_state.intersects(last_word) {
             return Ok(());
+        }
+        if !self.is_intact() {
+            return Err(Reason::EyeCatcherLost);
         }
         self.seq_in = message.seq;
         let size = u64::from(self.in_window.capacity());
@@ -76,6 +79,16 @@ impl Connection {
         Ok(())
     }
 
+    /// Whether our eye catcher, if the group has them, is where it was (RFC 7609 §4.4.1). Looked at
+    /// for each message, before any byte is believed that it tells of: a peer that writes from
+    /// offset 0 on, as if there were none, is found out at its first one.
+    fn is_intact(&self) -> bool {
+        match self.in_window.eye_catcher() {
+            EyeCatcher::None => true,
+            EyeCatcher::FourBytes => self.rmbe.rmb.has_eye_catcher(self.rmbe.index),
+        }
+    }
+
     /// Whether something came that the program did not read. (An urgent byte that is next need not
     /// be.)
     pub(super) fn is_unread(&self) -> bool {
@@ -104,8 +117,7 @@ impl Connection {
     /// been told of it yet.
     fn remember_urgent(&self, position: u64) {
         let Element { rmb, index, .. } = &self.rmbe;
-        let size = u64::from(self.in_window.capacity());
-        let offset = ((position - 1) % size) as usize;
+        let offset = self.in_window.offset(position - 1) as usize;
         // SAFETY: a byte of our element. The peer wrote it, and has no right to write there again
         // before it has heard that the byte was seen; if it does, any value will do.
         let byte = unsafe { rmb.ring(*index).add(offset).read_volatile() };
@@ -166,6 +178,9 @@ impl Connection {
     }
 
     pub(super) fn ring(&self) {
+        if self.is_released() {
+            return;
+        }
         let _ = bell::ring(self.end.as_fd(), self.inbound.control());
     }
 }

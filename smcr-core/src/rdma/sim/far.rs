@@ -38,6 +38,8 @@ pub struct FarEnd {
     theirs: Place,
     /// Where our element is in the raw peer's memory, and its size.
     ours: (usize, RmbeSize),
+    /// Of both elements, as CONFIRM LINK has it.
+    eye_catcher: EyeCatcher,
     /// Of the last message in each direction.
     seq: CdcSeq,
     /// Bytes written; of these, what the other end has read.
@@ -54,10 +56,11 @@ pub struct FarEnd {
 
 impl FarEnd {
     /// `at`: where our element is in the raw peer's memory.
-    pub fn new(theirs: Place, at: usize, size: RmbeSize) -> Self {
+    pub fn new(theirs: Place, at: usize, size: RmbeSize, eye_catcher: EyeCatcher) -> Self {
         Self {
             theirs,
             ours: (at, size),
+            eye_catcher,
             seq: CdcSeq::BEFORE_FIRST,
             produced: 0,
             acknowledged: 0,
@@ -69,7 +72,7 @@ impl FarEnd {
     }
 
     fn windows(&self) -> [Window; 2] {
-        [self.theirs.size, self.ours.1].map(|size| Window::new(size, EyeCatcher::None))
+        [self.theirs.size, self.ours.1].map(|size| Window::new(size, self.eye_catcher))
     }
 
     /// What is true of it, for [`hostile`](super::hostile).
@@ -113,6 +116,15 @@ impl FarEnd {
         len
     }
 
+    /// Writes bytes to the other end's element at an offset that is for nobody to write to, and tells
+    /// of as many.
+    pub fn overwrite(&mut self, raw: &mut RawPeer, offset: u64, bytes: &[u8]) {
+        self.produced += bytes.len() as u64;
+        let message = self.next_message(ProducerFlags::NONE);
+        let write = (self.theirs.rkey, self.theirs.address + offset, bytes);
+        let _ = raw.write_and_say(&[write], &message.emit());
+    }
+
     /// Says what is true now.
     pub fn tell(&mut self, raw: &mut RawPeer) {
         let message = self.next_message(ProducerFlags::NONE);
@@ -145,6 +157,11 @@ impl FarEnd {
         }
         self.consumed = self.received;
         bytes
+    }
+
+    /// The first bytes of our element, which the other end has to leave alone.
+    pub fn eye_catcher(&self, raw: &RawPeer) -> Vec<u8> {
+        raw.read(self.ours.0, self.eye_catcher.base() as usize)
     }
 
     fn next_message(&mut self, flags: ProducerFlags) -> CdcMessage {

@@ -2,7 +2,7 @@
 //! one, and answers what it is asked. What else it says is up to whoever holds it.
 
 use super::RawPeer;
-use crate::cdc::{self, Cdc, CdcMessage};
+use crate::cdc::{self, Cdc, CdcMessage, EyeCatcher};
 use crate::clc::{Bounded, MtuCode, Psn, QpNumber, Version};
 use crate::llc::flow::Role;
 use crate::llc::{
@@ -21,6 +21,8 @@ pub struct Manners {
     pub raw: RawPeer,
     role: Role,
     version: Version,
+    /// What it wants in front of the data of each element.
+    pub eye_catcher: EyeCatcher,
     link: LinkNumber,
     /// The link works for both.
     is_confirmed: bool,
@@ -39,6 +41,7 @@ impl Manners {
             raw,
             role,
             version,
+            eye_catcher: EyeCatcher::None,
             link: LINK,
             is_confirmed: false,
             is_dismissed: false,
@@ -169,7 +172,7 @@ impl Manners {
     fn confirm_link(&self, response: bool) -> Llc {
         Llc::ConfirmLink(ConfirmLink {
             response,
-            no_eye_catcher: true,
+            no_eye_catcher: self.eye_catcher == EyeCatcher::None,
             end: self.end(),
             link: self.link,
             user_id: LinkUserId(1),

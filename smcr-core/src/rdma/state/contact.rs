@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::{OpenPort, Place, State, earlier, memory};
 use crate::Reason;
-use crate::cdc::Cdc;
+use crate::cdc::{Cdc, EyeCatcher};
 use crate::clc::{Gid, Psn, QpNumber, Rkey, RmbeIndex, RmbeSize, Token};
 use crate::engine::PUBLISHER;
 use crate::handshake::rdma::Settled;
@@ -46,19 +46,19 @@ impl Prepared {
         )
     }
 
-    /// The rings from the program's side: for sending, for receiving.
-    pub(crate) fn rings(&self) -> (Tx, Rx) {
-        let Element { rmb, index, .. } = &self.send_buffer;
-        let tx = Tx::new(Arc::clone(rmb), *index);
-        let Element { rmb, index, .. } = &self.rmbe;
-        (tx, Rx::new(Arc::clone(rmb), *index))
-    }
-
     /// Makes `bytes` the first content of the send buffer.
     pub(crate) fn preload(&self, bytes: &[u8]) {
-        let Element { rmb, index, .. } = &self.send_buffer;
-        Rx::new(Arc::clone(rmb), *index).preload(0, bytes);
+        self.send_buffer.reader(EyeCatcher::None).preload(0, bytes);
     }
+}
+
+/// A connection that was established, for its program.
+#[derive(Debug)]
+pub(crate) struct Established {
+    pub(crate) shared: Arc<Shared>,
+    /// The program's ends of the rings: for sending, for receiving.
+    pub(crate) tx: Tx,
+    pub(crate) rx: Rx,
 }
 
 impl State {
@@ -229,7 +229,7 @@ impl State {
         app: LocalRef,
         end: OwnedFd,
         now: Instant,
-    ) -> Result<Arc<Shared>, Reason> {
+    ) -> Result<Established, Reason> {
         let group = self.groups.get(&prepared.group);
         if !group.is_some_and(|group| group.is_starting() || group.is_ready()) {
             // One that ended meanwhile would never tell the connection so.
@@ -252,6 +252,10 @@ impl State {
             token,
         } = prepared;
         let group = self.groups.get_mut(&group_id).ok_or(Reason::LinkLost)?;
+        // Known since CONFIRM LINK, which comes before any connection.
+        let eye_catcher = group.eye_catcher;
+        let tx = send_buffer.writer(EyeCatcher::None);
+        let rx = rmbe.reader(eye_catcher);
         let parts = Parts {
             rmbe,
             send_buffer,
@@ -259,6 +263,7 @@ impl State {
             end,
             peer,
             token,
+            eye_catcher,
         };
         let connection =
             Connection::new(Arc::clone(&shared), parts, now).ok_or(Reason::Internal)?;
@@ -271,7 +276,7 @@ impl State {
         }
         self.dirty.push(id);
         self.pump_all(now);
-        Ok(shared)
+        Ok(Established { shared, tx, rx })
     }
 
     pub(super) fn place(&mut self) -> ConnId {

@@ -1,6 +1,6 @@
 //! An open device: its context, completion channel and queue.
 
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::ptr;
@@ -13,7 +13,7 @@ use super::errno::{self, check};
 use super::library::Library;
 use super::owner::{self, Owner};
 use super::states::Patience;
-use super::{OpenError, sysfs};
+use super::{OpenError, provider, sysfs};
 use crate::clc::{Mac, MtuCode};
 use crate::fds;
 
@@ -54,6 +54,9 @@ impl Adapter {
         let copies = library.kernel_copies_on_fork();
         if !copies.unwrap_or_else(sysfs::kernel_is_5_12) {
             return Err(OpenError::OldKernel);
+        }
+        if library.is_ours {
+            provider::load(device, library.get_device_list as *const c_void);
         }
         let mut adapter = Self {
             library,

@@ -20,13 +20,16 @@ macro_rules! functions {
         /// The functions, as their manual pages describe them.
         pub(super) struct Library {
             $(pub(super) $field: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
+            /// It was loaded by this library, and for it alone.
+            pub(super) is_ours: bool,
             is_fork_initialized: Option<unsafe extern "C" fn() -> ibv_fork_status>,
         }
 
         impl Library {
             /// Looks all of them up.
-            fn find(handle: *mut c_void) -> Result<Self, String> {
+            fn find(handle: *mut c_void, is_ours: bool) -> Result<Self, String> {
                 Ok(Self {
+                    is_ours,
                     $($field: {
                         let name = concat!(stringify!($symbol), "\0");
                         let found = symbol(handle, name, concat!("IBVERBS_", $version, "\0"))?;
@@ -113,12 +116,15 @@ pub(super) fn load() -> Result<&'static Library, &'static str> {
     // Not across a fork: the child would wait for a thread that it does not have.
     let rest = LOADED.get().is_none().then(owner::before_fork);
     let loaded = LOADED.get_or_init(|| {
+        let flags = libc::RTLD_NOW | libc::RTLD_LOCAL;
+        // SAFETY: loads nothing.
+        let is_ours = unsafe { libc::dlopen(NAME.as_ptr(), flags | libc::RTLD_NOLOAD) }.is_null();
         // SAFETY: loads a library by its proper name; what its constructors do is theirs.
-        let handle = unsafe { libc::dlopen(NAME.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+        let handle = unsafe { libc::dlopen(NAME.as_ptr(), flags) };
         if handle.is_null() {
             return Err(reason());
         }
-        Library::find(handle)
+        Library::find(handle, is_ours)
     });
     drop(rest);
     loaded.as_ref().map_err(String::as_str)

@@ -34,6 +34,7 @@ mod link;
 mod memory;
 mod owner;
 mod port;
+mod provider;
 mod queue;
 mod states;
 mod sysfs;

@@ -5,8 +5,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::{Ran, drive, megabits, strace};
-use crate::lab::{Cmd, Ends, Pair, quote};
+use crate::lab::{Cmd, Ends, Guest, Pair, Process, Sight, quote};
 use crate::scenario::paths;
+use crate::scenario::process::Finished;
 
 /// One that tshark takes for nobody else's.
 const PORT: u16 = 21_800;
@@ -74,6 +75,50 @@ pub fn ping(
     run(pair, under, Work::Ping, seconds, counted)
 }
 
+/// From the start of a program that makes two connections, one after the other, to its end.
+pub fn once(pair: &Pair, under: impl Into<Ends>) -> Result<Duration> {
+    let ends = under.into();
+    let mut server = serve(pair, ends, Work::Rate(1), str::to_owned)?;
+    // By the guest's own clock: to start a program takes the host's time, too.
+    let client = ends.client.line(&client(pair, Work::Rate(1), 0));
+    let line =
+        format!("began=$(date +%s%N); {client} >/dev/null && echo $(( $(date +%s%N) - began ))");
+    let (finished, _) = drive(
+        pair,
+        ends,
+        &mut server,
+        Cmd::new(line),
+        Duration::from_secs(40),
+    )?;
+    let nanoseconds = finished.stdout.trim().parse();
+    nanoseconds
+        .map(Duration::from_nanos)
+        .with_context(|| format!("the time is missing: {finished}"))
+}
+
+/// As [`run`], with all system calls of both ends traced: what ran, and the traces of the server
+/// and of the client.
+pub fn traced(
+    pair: &Pair,
+    under: impl Into<Ends>,
+    work: Work,
+    seconds: u32,
+) -> Result<(Ran, String, String)> {
+    const TRACE: &str = "/tmp/smcr-load.strace";
+    let ends = under.into();
+    let trace = |line: &str| strace::trace_line(line, TRACE);
+    let mut server = serve(pair, ends, work, trace)?;
+    let client = Cmd::new(trace(&ends.client.line(&client(pair, work, seconds))));
+    let deadline = Duration::from_secs(u64::from(seconds) * 3 + 40);
+    let (finished, sight) = drive(pair, ends, &mut server, client, deadline)?;
+    let (ran, _) = figure(work, seconds, &finished, sight)?;
+    let read = |guest: &Guest| {
+        let text = guest.read_file(TRACE)?;
+        anyhow::Ok(String::from_utf8_lossy(&text).into_owned())
+    };
+    Ok((ran, read(&pair.server)?, read(&pair.client)?))
+}
+
 /// Works for some seconds. Returns the figure, too.
 pub fn run(
     pair: &Pair,
@@ -83,18 +128,8 @@ pub fn run(
     counted: bool,
 ) -> Result<(Ran, f64)> {
     let ends = under.into();
-    let tool = quote(&paths::load_tool().display().to_string());
-    let place = format!("{}:{PORT}", pair.server.address());
-    let (word, more) = work.words();
-    let threads = work.connections();
-    let server = ends
-        .server
-        .line(&format!("{tool} serve {word} {place} {threads}"));
-    let mut server = pair.server.spawn(server)?;
-    pair.server.wait_for_listener(PORT)?;
-    let client = ends
-        .client
-        .line(&format!("{tool} {word} {place} {threads} {seconds} {more}"));
+    let mut server = serve(pair, ends, work, str::to_owned)?;
+    let client = ends.client.line(&client(pair, work, seconds));
     let client = if counted {
         strace::line(&client)
     } else {
@@ -102,6 +137,44 @@ pub fn run(
     };
     let deadline = Duration::from_secs(u64::from(seconds) * 3 + 40);
     let (finished, sight) = drive(pair, ends, &mut server, Cmd::new(client), deadline)?;
+    figure(work, seconds, &finished, sight)
+}
+
+/// Starts a server; `around` is what its command line is put into.
+fn serve(
+    pair: &Pair,
+    ends: Ends,
+    work: Work,
+    around: impl FnOnce(&str) -> String,
+) -> Result<Process> {
+    let tool = quote(&paths::load_tool().display().to_string());
+    let (place, threads) = (place(pair), work.connections());
+    let (word, _) = work.words();
+    let line = format!("{tool} serve {word} {place} {threads}");
+    let server = pair.server.spawn(around(&ends.server.line(&line)))?;
+    pair.server.wait_for_listener(PORT)?;
+    Ok(server)
+}
+
+/// The client's command line.
+fn client(pair: &Pair, work: Work, seconds: u32) -> String {
+    let tool = quote(&paths::load_tool().display().to_string());
+    let (place, threads) = (place(pair), work.connections());
+    let (word, more) = work.words();
+    format!("{tool} {word} {place} {threads} {seconds} {more}")
+}
+
+fn place(pair: &Pair) -> String {
+    format!("{}:{PORT}", pair.server.address())
+}
+
+/// What a client printed.
+fn figure(
+    work: Work,
+    seconds: u32,
+    finished: &Finished,
+    sight: Option<Sight>,
+) -> Result<(Ran, f64)> {
     let figure: f64 = finished
         .stdout
         .trim()

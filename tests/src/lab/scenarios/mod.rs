@@ -8,6 +8,7 @@ mod kernel_smc;
 mod library;
 mod pnet;
 mod rdma_capture;
+mod rdma_contacts;
 mod rdma_counts;
 mod rdma_iperf3;
 mod rdma_nginx;
@@ -184,6 +185,12 @@ pub const ALL: &[Scenario] = &[
         rdma_capture::run,
         "a connection of the library on the wire, as tshark reads it",
     ),
+    Scenario::new(
+        "rdma-contacts",
+        rdma_contacts::run,
+        "what a new connection costs: the first in time, later ones in system calls",
+    )
+    .on_request(),
     Scenario::new(
         "rdma-counts",
         rdma_counts::run,

@@ -73,6 +73,9 @@ impl Bench {
         } = made.unwrap();
         connection.begin(pending);
         connection.set_nonblocking(true);
+        // As `watch_rdma` does, in the program's call.
+        let at_once = self.engine.begin_at_once(&connection, Instant::now());
+        assert!(at_once, "the port is open");
         self.conns.push(Arc::clone(&connection));
         let conn = Conn {
             connection,

@@ -3,6 +3,7 @@
 use super::*;
 use crate::clc::Gid;
 use crate::engine::Phase;
+use crate::llc::LinkEnd;
 use crate::rdma::sim::{Fault, SimConfig};
 
 /// Where the send buffers of a group can be registered, and its first RMB cannot.
@@ -155,6 +156,69 @@ fn a_client_whose_answer_is_lost_goes_back_to_tcp() {
     assert_eq!(bench.port.links(), []);
 }
 
+/// RFC 7609 §C.7.1: a CONFIRM LINK that names another end than the Accept did is declined.
+#[test]
+fn a_confirm_link_with_wrong_data_is_declined() {
+    for (version, spoil) in wrong_ends() {
+        let mut bench = Bench::new(SimConfig::new());
+        let mut peer = Peer::new(&bench, 1, Role::Server, version);
+        let (mut talk, conn) = bench.connect(Role::Client);
+        let ours = peer.element(1);
+        let contact = Contact::First { direct: true };
+        let theirs = peer.confirmed(&mut talk, &mut bench, &ours, contact);
+        peer.reach(&theirs);
+        peer.say_confirm_link(false, spoil);
+        let reason = talk.declined(&mut bench, &mut peer);
+        assert_eq!(reason, Some(Reason::LinkFailed));
+        talk.say(&crate::clc::Decline::new(version, ours.peer_id, Reason::LinkFailed).emit());
+        bench.until(&mut [&mut peer], || conn.phase() == Phase::Tcp);
+        assert!(!bench.is_starting(&peer, Role::Client));
+        bench.wait_for_the_end();
+        assert_eq!(bench.port.links(), []);
+    }
+}
+
+/// The same in the response: our CONFIRM LINK has arrived, so it is too late to decline (§C.2), and
+/// the connection ends.
+#[test]
+fn a_response_to_confirm_link_with_wrong_data_ends_the_connection() {
+    for (version, spoil) in wrong_ends() {
+        let mut bench = Bench::new(SimConfig::new());
+        let mut peer = Peer::new(&bench, 1, Role::Client, version);
+        let (mut talk, conn) = bench.connect(Role::Server);
+        peer.propose(&mut talk);
+        let accept = talk.accept(&mut bench, &mut peer);
+        let Endpoint::Rdma(theirs) = &accept.endpoint else {
+            panic!("not RDMA");
+        };
+        let ours = peer.element(1);
+        peer.reach(theirs);
+        talk.say(&peer.confirmation(&accept, &ours).emit());
+        // Its request arrives, and is not answered by the book.
+        while peer.manners.raw.take_messages().is_empty() {
+            bench.net.advance_by(Duration::from_micros(50));
+            bench.look_after();
+        }
+        bench.net.advance_by(Duration::from_millis(1));
+        bench.look_after();
+        peer.say_confirm_link(true, spoil);
+        bench.until(&mut [&mut peer], || conn.phase() == Phase::Tcp);
+        let reason = conn.connection.fallback_reason();
+        assert_eq!(reason, Some(Reason::LinkFailed));
+        assert_eq!(talk.hear_or_end(&mut bench, &mut peer), None);
+    }
+}
+
+/// What may be wrong with the end that a CONFIRM LINK names.
+fn wrong_ends() -> impl Iterator<Item = (Version, fn(&mut LinkEnd))> {
+    let wrong: [fn(&mut LinkEnd); 2] = [
+        |end| end.gid.0[15] ^= 0x40,
+        |end| end.qp_number = crate::clc::QpNumber::new(end.qp_number.get() ^ 1).unwrap(),
+    ];
+    let versions = [Version::V1, Version::V2].into_iter();
+    versions.flat_map(move |version| wrong.map(|spoil| (version, spoil)))
+}
+
 /// A second connection of a client whose link is being confirmed waits for that, not for ever.
 #[test]
 fn who_waits_for_the_first_contact_of_others_does_so_for_a_while() {
@@ -303,4 +367,29 @@ fn a_device_that_goes_is_let_go_whole() {
     for (_, _, conn) in open {
         assert_eq!(conn.receive(), Err(Errno::CONNRESET));
     }
+}
+
+/// Nobody has to be woken for it.
+#[test]
+fn a_client_proposes_in_its_own_call() {
+    let mut bench = Bench::new(SimConfig::new());
+    let (talk, conn) = bench.connect(Role::Client);
+    assert!(talk.has_proposal());
+    let timeout = conn.connection.rdma_timeout();
+    assert!(timeout.is_some_and(|at| at > Instant::now() + Duration::from_secs(1)));
+}
+
+/// A server waits for the Proposal, and looks at the clock within a second: its client's time runs
+/// since it was accepted.
+#[test]
+fn a_server_begins_when_its_client_does() {
+    let mut bench = Bench::new(SimConfig::new());
+    let (_talk, conn) = bench.connect(Role::Server);
+    let accepted = Instant::now();
+    let timeout = || conn.connection.rdma_timeout().unwrap();
+    assert!(timeout() <= Instant::now() + Duration::from_secs(1));
+    std::thread::sleep(Duration::from_millis(20));
+    bench.look_after();
+    let until = accepted + bench.engine.rdma_timeouts().proposal;
+    assert!(timeout() <= until && timeout() > accepted + Duration::from_secs(1));
 }

@@ -4,6 +4,7 @@
 
 mod bench;
 mod elements;
+mod eye_catchers;
 mod fields;
 mod first_contact;
 mod moving;

@@ -69,7 +69,7 @@ fn data_that_came_before_at_a_client() {
     let ours = peer.element(1);
     let first = Contact::First { direct: true };
     let theirs = peer.welcome(&mut talk, &mut bench, &ours, first);
-    let mut far = Peer::far(ours, &theirs);
+    let mut far = peer.far(ours, &theirs);
     // Behind CONFIRM LINK, so that both come at once.
     far.end.write(&mut peer.manners.raw, b"early");
     bench.until(&mut [&mut peer], || conn.phase() == Phase::Smc);

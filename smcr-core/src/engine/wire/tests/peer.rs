@@ -10,7 +10,7 @@ use crate::clc::{
 };
 use crate::handshake::rdma::{RdmaEnd, RdmaIdentity, Subnets, V1, V2};
 use crate::handshake::{RdmaClient, RdmaServer, Timeouts};
-use crate::llc::flow;
+use crate::llc::{ConfirmLink, LinkEnd, LinkUserId, Llc, flow};
 use crate::rdma::GroupKey;
 use crate::rdma::fabric::{LinkAddress, Port};
 use crate::rdma::sim::{FarEnd, Manners, Place, RawPeer, SimPort};
@@ -124,14 +124,21 @@ impl Peer {
     }
 
     /// Its side of a connection whose two ends are named.
-    pub(super) fn far(ours: RdmaEndpoint, theirs: &RdmaEndpoint) -> Far {
+    pub(super) fn far(&self, ours: RdmaEndpoint, theirs: &RdmaEndpoint) -> Far {
         let at = usize::from(ours.rmbe_index.get() - 1) * RmbeSize::MIN.bytes();
-        let end = FarEnd::new(Place::of(theirs), at, ours.rmbe_size);
+        let eye_catcher = self.manners.eye_catcher;
+        let end = FarEnd::new(Place::of(theirs), at, ours.rmbe_size, eye_catcher);
         Far { ours, end }
     }
 
     /// Connects its link to the end that an Accept or Confirm names.
     pub(super) fn connect(&mut self, end: &RdmaEndpoint) {
+        self.reach(end);
+        self.manners.begin();
+    }
+
+    /// The same, and says nothing yet.
+    pub(super) fn reach(&mut self, end: &RdmaEndpoint) {
         let address = LinkAddress {
             gid: end.gid,
             mac: end.mac,
@@ -140,7 +147,6 @@ impl Peer {
             mtu: end.mtu,
         };
         self.manners.raw.connect(&address).unwrap();
-        self.manners.begin();
     }
 
     /// As a client: a whole handshake with element `index`.
@@ -167,7 +173,13 @@ impl Peer {
         if first {
             self.connect(theirs);
         }
-        let confirm = Confirm {
+        talk.say(&self.confirmation(accept, &ours).emit());
+        self.far(ours, theirs)
+    }
+
+    /// The Confirm for an Accept.
+    pub(super) fn confirmation(&self, accept: &Accept, ours: &RdmaEndpoint) -> Confirm {
+        Confirm {
             endpoint: Endpoint::Rdma(ours.clone()),
             terms: match &accept.terms {
                 Terms::V1 { .. } => Terms::V1 {
@@ -176,9 +188,23 @@ impl Peer {
                 terms => terms.clone(),
             },
             link_gids: Bounded::new(vec![ours.gid]).unwrap(),
-        };
-        talk.say(&confirm.emit());
-        Self::far(ours, theirs)
+        }
+    }
+
+    /// CONFIRM LINK, or the response to it, of a link that is connected, about another end.
+    pub(super) fn say_confirm_link(&mut self, response: bool, spoil: fn(&mut LinkEnd)) {
+        let mut end = self.manners.end();
+        spoil(&mut end);
+        let message = Llc::ConfirmLink(ConfirmLink {
+            response,
+            no_eye_catcher: true,
+            end,
+            link: self.manners.link(),
+            user_id: LinkUserId(1),
+            max_links: 1,
+            max_conns: 255,
+        });
+        self.manners.raw.say(&message.emit(self.version)).unwrap();
     }
 
     /// As a server: the answer to a Proposal.
@@ -217,11 +243,26 @@ impl Peer {
         let theirs = self.welcome(&mut talk, bench, &ours, contact);
         let phase = || conn.phase() == crate::engine::Phase::Smc;
         bench.until(&mut [self], phase);
-        (Self::far(ours, &theirs), talk, conn)
+        (self.far(ours, &theirs), talk, conn)
     }
 
     /// As a server: answers the Proposal, and takes the Confirm.
     pub(super) fn welcome(
+        &mut self,
+        talk: &mut Talk,
+        bench: &mut Bench,
+        ours: &RdmaEndpoint,
+        contact: Contact,
+    ) -> RdmaEndpoint {
+        let theirs = self.confirmed(talk, bench, ours, contact);
+        if contact.is_first() {
+            self.connect(&theirs);
+        }
+        theirs
+    }
+
+    /// The same, and does not touch its link.
+    pub(super) fn confirmed(
         &mut self,
         talk: &mut Talk,
         bench: &mut Bench,
@@ -237,9 +278,6 @@ impl Peer {
         let Endpoint::Rdma(theirs) = confirm.endpoint else {
             panic!("not RDMA");
         };
-        if contact.is_first() {
-            self.connect(&theirs);
-        }
         theirs
     }
 }
@@ -248,6 +286,12 @@ impl Talk {
     pub(super) fn new(tcp: TcpStream) -> Self {
         tcp.set_nonblocking(true).unwrap();
         Self { tcp }
+    }
+
+    /// Whether a Proposal lies there, which stays.
+    pub(super) fn has_proposal(&self) -> bool {
+        let mut bytes = [0; 5];
+        matches!(self.tcp.peek(&mut bytes), Ok(5)) && bytes[4] == 1
     }
 
     pub(super) fn say(&mut self, bytes: &[u8]) {

@@ -144,7 +144,8 @@ fn as_server() {
     assert_eq!(group.violations(), 0);
 }
 
-/// A client of version 1 that does not know the bits for "no eye catcher".
+/// A client of version 1, whose server does not know the bits for "no eye catcher": the answer does
+/// without them.
 #[test]
 fn a_peer_as_in_the_rfc() {
     let now = Instant::now();
@@ -166,7 +167,7 @@ fn a_peer_as_in_the_rfc() {
             max_conns: 0
         }
     );
-    assert_eq!(sent(&mut group)[0][..4], [0x01, 0x2c, 0, 0x83]);
+    assert_eq!(sent(&mut group)[0][..4], [0x01, 0x2c, 0, 0x80]);
     group.handle_message(now, A, golden::ADD_LINK_V1);
     assert_eq!(sent(&mut group), [golden::ADD_LINK_REJECTED_V1]);
 }

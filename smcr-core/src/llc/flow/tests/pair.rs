@@ -69,6 +69,37 @@ fn first_contact_of_one_link() {
     assert_eq!((pair.client.max_links(), pair.server.max_links()), (1, 1));
 }
 
+/// There are none only if neither end wants them; who answers says what will be.
+#[test]
+fn eye_catchers_that_one_end_wants() {
+    use EyeCatcher::{FourBytes, None};
+    for (client, server, flags, expected) in [
+        (None, None, [0x03, 0x83], None),
+        (FourBytes, None, [0x03, 0x80], FourBytes),
+        (None, FourBytes, [0x00, 0x80], FourBytes),
+        (FourBytes, FourBytes, [0x00, 0x80], FourBytes),
+    ] {
+        let of = |role, eye_catcher| Config {
+            eye_catcher,
+            ..config(role, Version::V2)
+        };
+        let mut pair = Pair::with(of(Client, client), of(Server, server));
+        pair.drive();
+        let heads = pair.heads();
+        assert_eq!([heads[0].1[3], heads[1].1[3]], flags);
+        for role in [Client, Server] {
+            let events = pair.events_of(role).into_iter();
+            let agreed: Vec<_> = events
+                .filter_map(|event| match event {
+                    Event::LinkConfirmed { eye_catcher, .. } => Some(eye_catcher),
+                    _ => Option::None,
+                })
+                .collect();
+            assert_eq!(agreed, [expected], "{role:?}");
+        }
+    }
+}
+
 #[test]
 fn the_smaller_maximum_counts() {
     for (client, server, expected) in [(2, 8, 2), (8, 2, 2), (3, 3, 3), (2, 1, 1)] {

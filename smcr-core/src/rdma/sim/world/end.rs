@@ -3,18 +3,19 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::MutexGuard;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
 use super::stream::Program;
 use super::{SimNet, SimPort};
 use crate::Reason;
+use crate::cdc::EyeCatcher;
 use crate::clc::{PeerId, Version};
 use crate::conn::{Home, Smc, bell};
+use crate::futex::MutexGuard;
 use crate::handshake::rdma::{Limits, Settled};
 use crate::rdma::fabric::{Counts, LinkAddress, LinkId, Port};
-use crate::rdma::state::{News, Prepared, State};
+use crate::rdma::state::{Established, News, Prepared, State};
 use crate::rdma::{GroupKey, PeerElement, Rdma};
 use crate::shm::Arena;
 use crate::stat::Role;
@@ -29,6 +30,8 @@ pub(super) struct Endpoint {
     pub(super) port: Arc<SimPort>,
     role: Role,
     element_size: u32,
+    /// What it wants in its elements.
+    wanted: EyeCatcher,
     group: Phase,
     /// RMBs that the peer confirmed.
     known: Vec<u32>,
@@ -75,7 +78,7 @@ impl Opening {
 }
 
 impl Endpoint {
-    pub(super) fn new(net: &SimNet, role: Role, element_size: u32) -> Self {
+    pub(super) fn new(net: &SimNet, role: Role, element_size: u32, wanted: EyeCatcher) -> Self {
         let name = match role {
             Role::Client => "sim0/1",
             Role::Server => "sim1/1",
@@ -90,6 +93,7 @@ impl Endpoint {
             port: net.port(name),
             role,
             element_size,
+            wanted,
             group: Phase::None,
             known: Vec::new(),
             others: Vec::new(),
@@ -171,6 +175,9 @@ impl Endpoint {
         let Ok(group) = group else {
             return false;
         };
+        if let Some(group) = self.state.groups.get_mut(&group) {
+            group.eye_catcher = self.wanted;
+        }
         self.group = Phase::Starting(group);
         self.known.clear();
         true
@@ -188,6 +195,14 @@ impl Endpoint {
             return false;
         };
         self.state.connect(group, peer, now).is_ok()
+    }
+
+    /// What the elements of its link group have in front of the data, once that works.
+    pub(super) fn eye_catcher(&self) -> Option<EyeCatcher> {
+        match self.group {
+            Phase::Ready(group) => Some(self.state.groups.get(&group)?.eye_catcher),
+            _ => None,
+        }
     }
 
     /// Gives up a first contact.
@@ -243,11 +258,11 @@ impl Endpoint {
         now: Instant,
     ) -> Option<Program> {
         let group = prepared.group;
-        let (tx, rx) = prepared.rings();
         let local = self.arena.take().expect("there are not that many");
         let (fd, end) = bell::pair().expect("descriptors");
         let app = local.clone();
-        let shared = self.state.establish(prepared, peer, app, end, now).ok()?;
+        let established = self.state.establish(prepared, peer, app, end, now);
+        let Established { shared, tx, rx } = established.ok()?;
         let handle = self.rdma.handle(shared, group);
         let smc = Smc::new(tx, rx, local, Home::Rdma(handle), 0);
         smc.set_oob_inline(true);

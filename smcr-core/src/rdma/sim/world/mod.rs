@@ -17,6 +17,7 @@ mod stream;
 use std::time::Duration;
 
 use super::{Fault, PortId, Random, SimConfig, SimNet, SimPort};
+use crate::cdc::EyeCatcher;
 use crate::clc::MtuCode;
 use crate::rdma::fabric::Counts;
 use crate::stat::Role;
@@ -67,6 +68,8 @@ pub struct Totals {
     pub groups: u64,
     /// Link groups that ended.
     pub lost_groups: u64,
+    /// Of these, how many had eye catchers in their RMBEs.
+    pub eye_catchers: u64,
     /// Faults that were injected.
     pub faults: u64,
 }
@@ -78,8 +81,20 @@ impl std::ops::AddAssign for Totals {
         self.ends += other.ends;
         self.errors += other.errors;
         self.groups += other.groups;
+        self.eye_catchers += other.eye_catchers;
         self.lost_groups += other.lost_groups;
         self.faults += other.faults;
+    }
+}
+
+/// Which end wants eye catchers: none in five worlds of eight.
+fn wanted(seed: u64) -> [EyeCatcher; 2] {
+    use EyeCatcher::{FourBytes, None};
+    match seed % 8 {
+        5 => [FourBytes, None],
+        6 => [None, FourBytes],
+        7 => [FourBytes; 2],
+        _ => [None; 2],
     }
 }
 
@@ -99,7 +114,9 @@ impl World {
         };
         let element_size = (16 << 10) << random.below(3);
         let net = SimNet::new(config, random.next());
-        let ends = [Role::Client, Role::Server].map(|role| Endpoint::new(&net, role, element_size));
+        let wanted = wanted(seed);
+        let ends = [(Role::Client, wanted[0]), (Role::Server, wanted[1])]
+            .map(|(role, wanted)| Endpoint::new(&net, role, element_size, wanted));
         Self {
             seed,
             random,
@@ -387,7 +404,21 @@ impl World {
             }
             self.run(Duration::from_micros(50));
         }
+        self.check_eye_catchers();
         true
+    }
+
+    /// Both ends have them if one end wants them.
+    fn check_eye_catchers(&mut self) {
+        let wanted = wanted(self.seed);
+        let agreed = match wanted.contains(&EyeCatcher::FourBytes) {
+            true => EyeCatcher::FourBytes,
+            false => EyeCatcher::None,
+        };
+        if self.ends.each_ref().map(Endpoint::eye_catcher) != [Some(agreed); 2] {
+            self.fail("the ends do not agree on eye catchers");
+        }
+        self.totals.eye_catchers += u64::from(agreed == EyeCatcher::FourBytes);
     }
 
     fn note_lost_groups(&mut self) {

@@ -6,6 +6,8 @@
 //! keeps has bounds; and what ended, ended for a reason that was counted.
 
 mod attacker;
+mod counted;
+mod held;
 
 use std::time::Duration;
 
@@ -16,12 +18,12 @@ use super::super::hostile::{Attack, Harm, cdc_attacks, llc_attacks};
 use super::end::Endpoint;
 use super::stream::Connection;
 use super::{Random, SimConfig, SimNet, Totals};
-use crate::Reason;
+use crate::cdc::EyeCatcher;
 use crate::clc::Version;
-use crate::engine::PUBLISHER;
 use crate::rdma::PeerElement;
 use crate::stat::Role;
 use attacker::Attacker;
+use counted::Counted;
 
 /// How long an attack has to take effect: far longer than anything is on its way.
 const EFFECT: Duration = Duration::from_millis(1);
@@ -60,6 +62,7 @@ pub struct Siege {
     /// The engine's, towards the attacker.
     role: Role,
     version: Version,
+    eye_catcher: EyeCatcher,
     element_size: u32,
     /// The attackers'.
     port: Arc<SimPort>,
@@ -81,13 +84,14 @@ pub struct Besieged {
 }
 
 impl Siege {
-    /// The engine is in `role` towards the attacker, and speaks `version`.
-    pub fn new(seed: u64, role: Role, version: Version) -> Self {
+    /// The engine is in `role` towards the attacker, and speaks `version`; the attacker wants
+    /// `eye_catcher` in the elements.
+    pub fn new(seed: u64, role: Role, version: Version, eye_catcher: EyeCatcher) -> Self {
         let mut random = Random::new(seed);
         let net = SimNet::new(SimConfig::new(), random.next());
         let element_size = 16 << 10;
-        let [mut victim, mut honest] =
-            [Role::Client, Role::Server].map(|role| Endpoint::new(&net, role, element_size));
+        let [mut victim, mut honest] = [Role::Client, Role::Server]
+            .map(|role| Endpoint::new(&net, role, element_size, EyeCatcher::None));
         let port = net.port("sim2/1");
         let now = net.now();
         assert!(victim.start(&honest, now) && honest.start(&victim, now));
@@ -105,6 +109,7 @@ impl Siege {
             random,
             role,
             version,
+            eye_catcher,
             element_size,
             tally: Besieged::default(),
             totals: Totals::default(),
@@ -247,6 +252,37 @@ impl Siege {
         self.tally
     }
 
+    /// The attacker writes to the first four bytes of an element that has an eye catcher there: a
+    /// byte of it, or data from offset 0 on, as if there were none.
+    ///
+    /// # Panics
+    /// If that costs more than the connection, or its program reads any of it.
+    pub fn overwrite(&mut self) -> Besieged {
+        for (offset, bytes) in [
+            (0, &[0][..]),
+            (1, &[0]),
+            (2, &[0]),
+            (3, &[0]),
+            (0, b"data from offset 0 on"),
+        ] {
+            let name = format!("{} bytes to offset {offset}", bytes.len());
+            let mut attacker = self.fit(None, Moment::Idle);
+            let before = Counted::now();
+            attacker.overwrite(offset, bytes);
+            self.run(EFFECT, Some(&mut attacker));
+            assert!(!attacker.has_ended(self), "{name}: cost the link");
+            assert!(attacker.is_lost() && attacker.reads_nothing(), "{name}");
+            let counted = Counted::now().since(&before);
+            assert_eq!((counted.eye_catchers, counted.dropped), (1, 0), "{name}");
+            attacker.neighbour_works(self, &name);
+            attacker.check_memory(&name);
+            self.bystander_works(&name);
+            self.dismiss(Some(attacker));
+            self.tally.attacks += 1;
+        }
+        self.tally
+    }
+
     /// The attacker knows (or guessed) the key and the address of the memory that the bystander
     /// writes to, and writes there: what it loses is its own link.
     ///
@@ -341,6 +377,7 @@ impl Siege {
         assert!(counted.dropped <= messages, "{name}: {counted:?}");
         assert!(counted.cursors <= 1, "{name}: {counted:?}");
         assert!(counted.links <= 1, "{name}: {counted:?}");
+        assert_eq!(counted.eye_catchers, 0, "{name}: nothing was written there");
         if link_lost && moment == Moment::Idle {
             assert_eq!(counted.links, 1, "{name}: {counted:?}");
         }
@@ -431,41 +468,6 @@ impl Siege {
         self.honest.look_after(now);
         if let Some(attacker) = attacker {
             attacker.look();
-        }
-    }
-}
-
-/// What the statistics count.
-#[derive(Debug, Clone, Copy)]
-struct Counted {
-    dropped: u64,
-    cursors: u64,
-    links: u64,
-    reused: u64,
-}
-
-impl Counted {
-    fn now() -> Self {
-        let links = [
-            Reason::LinkLost,
-            Reason::EyeCatcher,
-            Reason::LinkTimeout,
-            Reason::LinkFailed,
-        ];
-        Self {
-            dropped: PUBLISHER.fallbacks(Reason::LlcInvalid),
-            cursors: PUBLISHER.fallbacks(Reason::BadCursor),
-            links: links.map(|reason| PUBLISHER.fallbacks(reason)).iter().sum(),
-            reused: PUBLISHER.fallbacks(Reason::RmbeReused),
-        }
-    }
-
-    fn since(self, before: &Self) -> Self {
-        Self {
-            dropped: self.dropped - before.dropped,
-            cursors: self.cursors - before.cursors,
-            links: self.links - before.links,
-            reused: self.reused - before.reused,
         }
     }
 }

@@ -1,16 +1,14 @@
 //! The hostile peer: its link, its two connections, and what must be true of them.
 
-use libc::{POLLERR, POLLHUP};
-
+use super::held::Held;
 use super::{CONTACT, EFFECT, Moment, Siege};
-use crate::cdc::{self, ConnState};
+use crate::cdc;
 use crate::clc::{Bounded, PeerId, Rkey, RmbeSize, Token, Version};
 use crate::handshake::rdma::{Limits, Settled};
 use crate::llc::flow;
 use crate::llc::{Batch, ConfirmRkey, DeleteRkey, LinkNumber, Llc, Rtoken, TestLink, Verdict};
 use crate::rdma::fabric::{LinkError, Port};
 use crate::rdma::sim::hostile::{Attack, CdcFacts, LlcFacts};
-use crate::rdma::sim::world::stream::Program;
 use crate::rdma::sim::{FarEnd, Manners, Place, RawPeer, Recorded, Seen};
 use crate::rdma::state::{News, Prepared};
 use crate::rdma::{GroupKey, PeerElement};
@@ -37,17 +35,6 @@ pub(super) struct Attacker {
     neighbour: Option<Held>,
     next_token: u32,
     next_slot: usize,
-}
-
-/// A connection.
-#[derive(Debug)]
-struct Held {
-    program: Option<Program>,
-    far: FarEnd,
-    /// What the engine's messages carry.
-    token: Token,
-    /// Something was said that is not true.
-    is_spoilt: bool,
 }
 
 impl Attacker {
@@ -93,8 +80,10 @@ impl Attacker {
             Role::Client => flow::Role::Server,
             Role::Server => flow::Role::Client,
         };
+        let mut manners = Manners::new(raw, role, siege.version);
+        manners.eye_catcher = siege.eye_catcher;
         Self {
-            manners: Manners::new(raw, role, siege.version),
+            manners,
             group,
             is_polite: false,
             is_ready: false,
@@ -164,8 +153,10 @@ impl Attacker {
             Moment::DataInFlight => {
                 target.far.write(&mut self.manners.raw, &[3; 1000]);
                 if let Some(program) = &target.program {
-                    let sent = program.send(&[4; ELEMENT], 0);
-                    assert_eq!(sent, Ok(ELEMENT));
+                    // As much as the attacker's element holds.
+                    let size = ELEMENT - siege.eye_catcher.base() as usize;
+                    let sent = program.send(&[4; ELEMENT][..size], 0);
+                    assert_eq!(sent, Ok(size));
                 }
                 siege.run(Duration::from_millis(1), Some(self));
                 let program = self.target.as_ref().and_then(|held| held.program.as_ref());
@@ -226,7 +217,7 @@ impl Attacker {
         assert!(program.is_some(), "the group is there");
         Held {
             program,
-            far: FarEnd::new(theirs, at, RmbeSize::MIN),
+            far: FarEnd::new(theirs, at, RmbeSize::MIN, siege.eye_catcher),
             token,
             is_spoilt: false,
         }
@@ -294,7 +285,7 @@ impl Attacker {
             size: RmbeSize::MIN,
             token: early.token,
         };
-        FarEnd::new(place, GUARD, RmbeSize::MIN).facts()
+        FarEnd::new(place, GUARD, RmbeSize::MIN, self.manners.eye_catcher).facts()
     }
 
     /// What is true of the group.
@@ -385,11 +376,16 @@ impl Attacker {
         held.far.tell(raw);
     }
 
-    /// Nothing was written between its elements.
+    /// Nothing was written between its elements, nor over the eye catchers of those that have one.
     pub(super) fn check_memory(&self, name: &str) {
         for slot in 0..=SLOTS {
             let guard = self.manners.raw.read(slot * (ELEMENT + GUARD), GUARD);
             assert!(guard == [0; GUARD], "{name}: written outside of the RMBE");
+        }
+        for held in [&self.target, &self.neighbour].into_iter().flatten() {
+            // What the programs send has no zeros.
+            let bytes = held.far.eye_catcher(&self.manners.raw);
+            assert!(bytes.iter().all(|byte| *byte == 0), "{name}: {bytes:?}");
         }
     }
 
@@ -399,6 +395,19 @@ impl Attacker {
             assert!(group.posts.len() <= 64, "{name}");
             assert!(group.tokens.len() <= 8, "{name}");
         }
+    }
+
+    /// Writes where it must not in the target's element.
+    pub(super) fn overwrite(&mut self, offset: u64, bytes: &[u8]) {
+        let target = self.target.as_mut().expect("there is a connection");
+        let raw = &mut self.manners.raw;
+        target.far.overwrite(raw, offset, bytes);
+    }
+
+    /// Whether the target's program gets no byte any more.
+    pub(super) fn reads_nothing(&self) -> bool {
+        let program = self.target.as_ref().and_then(|held| held.program.as_ref());
+        program.is_some_and(|program| !matches!(program.receive(&mut [0; 64]), Ok(1..)))
     }
 
     /// Writes `len` bytes to memory of the engine's that is not its own. True if its own adapter
@@ -475,21 +484,5 @@ impl Attacker {
             held.close(true);
         }
         siege.victim.attend(siege.net.now());
-    }
-}
-
-impl Held {
-    fn is_lost(&self) -> bool {
-        let Some(program) = &self.program else {
-            return false;
-        };
-        program.readiness() & (POLLERR | POLLHUP) != 0
-            || self.far.state.contains(ConnState::ABORTED)
-    }
-
-    fn close(self, abort: bool) {
-        if let Some(program) = self.program {
-            program.close(abort);
-        }
     }
 }
