@@ -51,6 +51,93 @@ pub fn poll_one(fd: BorrowedFd<'_>, events: i16, timeout_ms: Option<i32>) -> Res
     Ok(entry.revents)
 }
 
+/// `epoll_pwait2`, or `epoll_pwait` on kernels before 5.11. `None` waits for ever; `sigmask` is null
+/// or points to a `sigset_t`. Not a cancellation point.
+///
+/// # Errors
+/// `EINTR` when a signal handler ran, or the process was stopped and goes on.
+pub fn epoll_wait(
+    set: BorrowedFd<'_>,
+    events: &mut [libc::epoll_event],
+    timeout: Option<std::time::Duration>,
+    sigmask: *const libc::sigset_t,
+) -> Result<usize, Errno> {
+    let (set, room) = (set.as_raw_fd(), events.len().min(1024));
+    if let Some(timeout) = timeout {
+        let time = libc::timespec {
+            tv_sec: timeout.as_secs() as i64,
+            tv_nsec: i64::from(timeout.subsec_nanos()),
+        };
+        let at = &raw const time;
+        // SAFETY: `events` has room for that many; the time lives; the mask is as promised.
+        let waited = unsafe {
+            syscall!(
+                Sysno::epoll_pwait2,
+                set,
+                events.as_mut_ptr(),
+                room,
+                at,
+                sigmask,
+                8
+            )
+        };
+        let waited = check(waited);
+        if waited != Err(Errno::NOSYS) {
+            return waited;
+        }
+    }
+    let ms = timeout.map_or(-1, |time| {
+        time.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as i32
+    });
+    // SAFETY: as above.
+    check(unsafe {
+        syscall!(
+            Sysno::epoll_pwait,
+            set,
+            events.as_mut_ptr(),
+            room,
+            ms,
+            sigmask,
+            8
+        )
+    })
+}
+
+/// Whether this process has a handler for some signal; with `interrupting`: one that is to
+/// interrupt system calls, which has no `SA_RESTART`. Not counted are those that programs have for
+/// their own faults, which happen in no system call, and libc's own. A system call for each signal.
+pub fn has_handler(interrupting: bool) -> bool {
+    const FAULTS: [i32; 6] = [
+        libc::SIGSEGV,
+        libc::SIGBUS,
+        libc::SIGILL,
+        libc::SIGFPE,
+        libc::SIGTRAP,
+        libc::SIGSYS,
+    ];
+    // 32 and 33 are libc's.
+    (1..32)
+        .chain(34..=64)
+        .filter(|signal| !FAULTS.contains(signal))
+        .any(|signal| {
+            // The kernel's structure begins with the handler and the flags.
+            let mut action = [0usize; 8];
+            // SAFETY: asks only; there is room for the kernel's structure, with a mask of 8 bytes.
+            let asked = unsafe {
+                syscall!(
+                    Sysno::rt_sigaction,
+                    signal,
+                    0usize,
+                    action.as_mut_ptr(),
+                    8usize
+                )
+            };
+            let [handler, flags, ..] = action;
+            let counts = !interrupting || flags & libc::SA_RESTART as usize == 0;
+            asked.is_ok() && handler > libc::SIG_IGN && counts
+        })
+}
+
 /// Reads an `int` socket option.
 pub fn get_int(fd: BorrowedFd<'_>, level: i32, name: i32) -> Result<i32, Errno> {
     let mut value = 0i32;

@@ -25,6 +25,7 @@ pub(crate) fn prepare(fd: RawFd, level: c_int, name: c_int) -> Outcome<()> {
     match (level, name) {
         (libc::SOL_SOCKET, libc::SO_RCVTIMEO | libc::SO_SNDTIMEO) => {
             TIMEOUTS_USED.store(true, Ordering::Relaxed);
+            smcr_core::conn::timeouts_used();
         }
         (libc::SOL_SOCKET, libc::SO_LINGER) => LINGER_USED.store(true, Ordering::Relaxed),
         _ => {}

@@ -1,11 +1,11 @@
 //! epoll_wait and its relatives.
 
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use libc::{c_int, epoll_event, sigset_t, timespec};
 use rustix::io::Errno;
-use smcr_core::conn::{Waiting, spin};
+use smcr_core::conn::{Asleep, Slept, Waiting, spin};
 
 use super::set::Set;
 use crate::outcome::{Outcome, PassOn};
@@ -182,7 +182,10 @@ fn wait_on(set: &Set, epfd: RawFd, out: &mut [epoll_event], wait: &Wait) -> Resu
         let began = Instant::now();
         let left = deadline.map(|at| at.saturating_duration_since(began));
         spin::sleeps();
-        let woken = kernel(set, epfd, out, left, wait.sigmask);
+        let woken = match sleep_alone(set, epfd, &sleep, out, left, wait.sigmask) {
+            Some(woken) => woken,
+            None => kernel(set, epfd, out, left, wait.sigmask),
+        };
         set.end_sleep();
         drop(sleep);
         spin::slept(&set.spin_ns, began.elapsed());
@@ -193,6 +196,37 @@ fn wait_on(set: &Set, epfd: RawFd, out: &mut [epoll_event], wait: &Wait) -> Resu
             found => return Ok(found),
         }
     }
+}
+
+/// The sleep of the only thread that waits for streams: it waits for the adapters itself.
+fn sleep_alone(
+    set: &Set,
+    epfd: RawFd,
+    sleep: &Asleep,
+    out: &mut [epoll_event],
+    timeout: Option<Duration>,
+    sigmask: *const sigset_t,
+) -> Option<Result<usize, Errno>> {
+    if set.is_nested() {
+        return None;
+    }
+    // SAFETY: the program waits for this descriptor.
+    let own = unsafe { BorrowedFd::borrow_raw(epfd) };
+    let slept = sleep.sleep_on_set(set.sitter(), own, timeout, sigmask, |collect| {
+        // What is found now needs no bell.
+        set.look_again();
+        collect();
+        set.scan(out)
+    })?;
+    Some(match slept {
+        Ok((Slept::Kernel, found)) => {
+            let now = Some(Duration::ZERO);
+            kernel(set, epfd, &mut out[found..], now, std::ptr::null())
+                .map(|more| merge(out, found, more))
+        }
+        Ok((_, found)) => Ok(found),
+        Err(errno) => Err(errno),
+    })
 }
 
 /// What is ready now.

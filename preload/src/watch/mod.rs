@@ -43,7 +43,7 @@ impl Watch {
     #[inline]
     pub(crate) fn arming(&self, smc: &Smc, nonblocking: bool) -> Arming {
         let registrations = self.registrations.load(Ordering::Relaxed);
-        let later = if self.signals.load(Ordering::Relaxed) || smc.is_shared() {
+        let later = if self.is_for_others(smc) {
             false
         } else if registrations > 0 {
             // With a thread of the set asleep in the kernel, arrivals have to ring.
@@ -53,6 +53,13 @@ impl Watch {
             !nonblocking || self.polled.load(Ordering::Relaxed)
         };
         if later { Arming::Later } else { Arming::Now }
+    }
+
+    /// Whether arrivals have to ring for somebody whom we do not see: another process, or who wants
+    /// SIGIO.
+    #[inline]
+    pub(crate) fn is_for_others(&self, smc: &Smc) -> bool {
+        self.signals.load(Ordering::Relaxed) || smc.is_shared()
     }
 
     /// O_ASYNC was set or cleared.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use libc::{pollfd, sigset_t, timespec};
 use rustix::io::Errno;
 use smallvec::SmallVec;
-use smcr_core::conn::{Smc, Waiting, spin};
+use smcr_core::conn::{Asleep, Slept, Smc, Waiting, spin};
 
 use super::epoll::Wait;
 use super::pending::{self, Pending};
@@ -159,7 +159,15 @@ fn wait_for(fds: &mut [pollfd], streams: &Streams, wait: &Wait) -> Result<usize,
         let began = Instant::now();
         let left = deadline.map(|at| at.saturating_duration_since(began));
         spin::sleeps();
-        let woken = ask_kernel(fds, streams, left, wait.sigmask);
+        let woken = match sleep_alone(fds, streams, &sleep, left, wait.sigmask) {
+            Some(Ok(Slept::Kernel)) => {
+                ask_kernel(fds, streams, Some(Duration::ZERO), std::ptr::null())
+            }
+            Some(Ok(Slept::Wire)) => Ok(look(fds)),
+            Some(Ok(Slept::Time)) => Ok(0),
+            Some(Err(errno)) => Err(errno),
+            None => ask_kernel(fds, streams, left, wait.sigmask),
+        };
         drop(sleep);
         disarm(streams);
         if let Some(budget) = budget {
@@ -171,6 +179,32 @@ fn wait_for(fds: &mut [pollfd], streams: &Streams, wait: &Wait) -> Result<usize,
             count => return Ok(count),
         }
     }
+}
+
+/// The sleep of a thread that waits for nothing but to read from one stream, which nobody else
+/// watches: it waits for the adapter itself.
+fn sleep_alone(
+    fds: &[pollfd],
+    streams: &Streams,
+    sleep: &Asleep,
+    timeout: Option<Duration>,
+    sigmask: *const sigset_t,
+) -> Option<Result<Slept, Errno>> {
+    const READS: i16 = libc::POLLIN | libc::POLLRDNORM | libc::POLLRDHUP;
+    let ([entry], [(_, stream)]) = (fds, streams.as_slice()) else {
+        return None;
+    };
+    let smc = stream.connection.smc()?;
+    let reads_only = entry.events & !READS == 0 && entry.events & libc::POLLIN != 0;
+    if !reads_only || stream.watch.is_registered() || stream.watch.is_for_others(smc) {
+        return None;
+    }
+    // SAFETY: the program asked for this descriptor, and it has an entry.
+    let fd = unsafe { BorrowedFd::borrow_raw(entry.fd) };
+    let slept = sleep.sleep_on(smc, fd, timeout, sigmask)?;
+    // It may have been a stop, which ends the sleep and does not end a poll.
+    let goes_on = slept == Err(Errno::INTR) && !smcr_core::sys::has_handler(false);
+    Some(if goes_on { Ok(Slept::Wire) } else { slept })
 }
 
 /// Prepares all streams for a sleep in the kernel. False if one of them is ready.

@@ -2,7 +2,7 @@
 //! looked at.
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use libc::epoll_event;
 use parking_lot::Mutex;
@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 use rustix::event::EventfdFlags;
 use smcr_core::conn::Smc;
 use smcr_core::fds;
+use smcr_core::rdma::Sitter;
 
 use super::edge::{Edge, Look, WRITABLE};
 use crate::stream::StreamRef;
@@ -28,6 +29,8 @@ pub(crate) struct Set {
     epfd: AtomicI32,
     /// How long a spin on this set may last.
     pub(crate) spin_ns: AtomicU32,
+    /// Tells it from the sets that were here before.
+    serial: AtomicU64,
     /// Threads asleep in the kernel: everything is armed while there are any. Changed under the
     /// lock.
     sleepers: AtomicU32,
@@ -45,6 +48,8 @@ pub(super) struct State {
     /// Members whose ring was left empty and unarmed, or that may have data the kernel does not
     /// know of. [`super::Watch::in_hot`] says of a stream that it is here.
     hot: Vec<u32>,
+    /// Those that were hot when the last thread fell asleep.
+    dozing: Vec<u32>,
     /// Where the next scan begins, so that no stream starves.
     next: usize,
     /// Wakes the sleepers, see [`Set::kick`].
@@ -68,6 +73,9 @@ pub(crate) struct Member {
 pub(super) const EDGE: u32 = libc::EPOLLET as u32;
 pub(super) const ONCE: u32 = libc::EPOLLONESHOT as u32;
 const EXCLUSIVE: u32 = libc::EPOLLEXCLUSIVE as u32;
+
+/// The serial number of the next set.
+static SERIAL: AtomicU64 = AtomicU64::new(1);
 
 static POOL: Mutex<Vec<&'static Set>> = Mutex::new(Vec::new());
 
@@ -106,6 +114,13 @@ impl State {
         index
     }
 
+    /// Forgets to look at a member.
+    fn cool(&mut self, index: usize) {
+        for list in [&mut self.hot, &mut self.dozing] {
+            list.retain(|&at| at as usize != index);
+        }
+    }
+
     /// Forgets that events with `data` belong to member `index`.
     fn unmap(&mut self, data: u64, index: usize) {
         if self.by_data.get(&data) == Some(&(index as u32)) {
@@ -121,6 +136,8 @@ impl Set {
         let set = pooled.unwrap_or_else(|| Box::leak(Box::default()));
         set.epfd.store(epfd, Ordering::Relaxed);
         set.names.store(1, Ordering::Relaxed);
+        set.serial
+            .store(SERIAL.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
         set
     }
 
@@ -223,7 +240,7 @@ impl Set {
         member.edge = Edge::default();
         if !same {
             // What was to be looked at was another stream.
-            state.hot.retain(|&hot| hot as usize != index);
+            state.cool(index);
         }
         if old_data != data || !was_stream {
             state.unmap(old_data, index);
@@ -254,7 +271,7 @@ impl Set {
         state.unmap(data, index);
         if closed {
             state.by_fd[fd as usize] = 0;
-            state.hot.retain(|&hot| hot as usize != index);
+            state.cool(index);
             state.free.push(index as u32);
         }
         let stream = stream.filter(|_| was_active);
@@ -336,7 +353,7 @@ impl Set {
     pub(crate) fn cool(&self, fd: RawFd) {
         let mut state = self.state.lock();
         if let Some(index) = state.index(fd) {
-            state.hot.retain(|&hot| hot as usize != index);
+            state.cool(index);
         }
     }
 
@@ -409,12 +426,40 @@ impl Set {
                 return false;
             }
         }
-        for hot in state.hot.drain(..) {
-            if let Some(stream) = &state.members[hot as usize].stream {
+        state.dozing.clear();
+        std::mem::swap(&mut state.hot, &mut state.dozing);
+        for &dozing in &state.dozing {
+            if let Some(stream) = &state.members[dozing as usize].stream {
                 stream.watch.in_hot.store(false, Ordering::Relaxed);
             }
         }
         true
+    }
+
+    /// Looks again at what was looked at before the thread slept, and takes back that it rings. Not
+    /// if others sleep here.
+    pub(crate) fn look_again(&self) {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        if self.sleepers.load(Ordering::SeqCst) > 1 {
+            return;
+        }
+        for index in state.dozing.drain(..) {
+            let member = &state.members[index as usize];
+            if let Some(stream) = &member.stream
+                && let Some(smc) = stream.connection.smc()
+                && !stream.watch.is_for_others(smc)
+                && !stream.watch.in_hot.swap(true, Ordering::Relaxed)
+            {
+                smc.disarm_for_set();
+                state.hot.push(index);
+            }
+        }
+    }
+
+    /// Who waits when a thread waits for this set.
+    pub(crate) fn sitter(&self) -> Sitter {
+        Sitter::set(self.serial.load(Ordering::Relaxed))
     }
 
     /// The opposite of [`Self::begin_sleep`] (when it returned true).

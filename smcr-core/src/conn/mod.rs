@@ -12,4 +12,4 @@ mod waiting;
 pub use rx::{Arming, Received};
 pub(crate) use smc::state;
 pub use smc::{Home, Smc};
-pub use waiting::{Asleep, Waiting};
+pub use waiting::{Asleep, Slept, Waiting, timeouts_used};

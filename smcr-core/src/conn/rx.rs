@@ -78,7 +78,7 @@ impl Smc {
                 // Never a signal: recv_some makes no sleeping system call.
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) if flags & libc::MSG_DONTWAIT == 0 && !self.is_nonblocking() => {
-                    if let Err(errno) = self.wait_readable(fd, peeked, bytes > 0) {
+                    if let Err(errno) = self.wait_readable(fd, peeked, bytes > 0, arming) {
                         return self.partly(bytes, errno);
                     }
                 }
@@ -120,7 +120,7 @@ impl Smc {
             if flags & libc::MSG_DONTWAIT != 0 || self.is_nonblocking() {
                 return Err(Errno::AGAIN);
             }
-            self.wait_readable(fd, 0, false)?;
+            self.wait_readable(fd, 0, false, Arming::Now)?;
         }
     }
 
@@ -287,6 +287,7 @@ impl Smc {
         fd: BorrowedFd<'_>,
         peeked: usize,
         has_some: bool,
+        arming: Arming,
     ) -> Result<(), Errno> {
         let something = || {
             self.rx.available(&self.local).is_ok_and(|n| n > peeked)
@@ -314,6 +315,11 @@ impl Smc {
         } else if has_some {
             // MSG_WAITALL: a signal ends the call with what there is, SA_RESTART or not.
             self.sleep_interruptibly(fd)
+        } else if arming == Arming::Later
+            && let Some(woken) = self.sleep_in_recv(fd)
+        {
+            // Others that might wait for a bell have asked for one.
+            woken.map(|()| 0)
         } else {
             // The bell stays for others who wait; SO_RCVTIMEO, SA_RESTART and O_NONBLOCK are
             // applied by the kernel.

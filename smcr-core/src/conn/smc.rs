@@ -13,7 +13,7 @@ use super::bell::{self, Hangup};
 use super::waiting::Waiting;
 use crate::forks;
 use crate::group::{Holders, LinkGroup};
-use crate::rdma::Handle;
+use crate::rdma::{Handle, Sitter};
 use crate::shm::{BadCursor, LocalRef, Rx, Tx, flag, ring};
 use crate::stat::Mode;
 
@@ -75,6 +75,8 @@ pub struct Smc {
     pub(super) edges: AtomicBool,
     /// The kernel was made to say "unwritable".
     blocked: AtomicBool,
+    /// It was asked once whether receives have a time-out.
+    pub(super) timeout_asked: AtomicBool,
     /// How often this process forked with the connection, and the number of the first time.
     forks: AtomicU32,
     first_fork: AtomicU64,
@@ -94,6 +96,7 @@ impl Smc {
             bad_cursor: AtomicBool::new(false),
             edges: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
+            timeout_asked: AtomicBool::new(false),
             forks: AtomicU32::new(0),
             first_fork: AtomicU64::new(0),
         }
@@ -477,6 +480,41 @@ impl Smc {
         true
     }
 
+    /// Whoever was to be rung looks itself from now on, unless it is one of `others` that
+    /// [sleep](Self::sleep_begin).
+    fn disarm_unless(&self, others: impl Fn(u32) -> bool) {
+        let armed = &self.rx.control().armed;
+        armed.store(0, Ordering::SeqCst);
+        // Whoever sleeps here, too, is counted before it asks for bells: it does so after this, or
+        // is seen.
+        if others(self.local.sleepers.load(Ordering::SeqCst)) {
+            armed.store(self.arming_level(), Ordering::SeqCst);
+        }
+    }
+
+    /// For the one that sleeps here, which is counted: it looks itself.
+    pub(super) fn disarm(&self) {
+        self.disarm_unless(|sleepers| sleepers > 1);
+    }
+
+    /// The only epoll set that watches the stream looks itself from now on.
+    pub fn disarm_for_set(&self) {
+        if !self.edges.load(Ordering::Relaxed) {
+            self.disarm_unless(|sleepers| sleepers > 0);
+        }
+    }
+
+    /// Bells that lie at the program's end.
+    #[cfg(test)]
+    pub(crate) fn unread_bells(&self) -> u32 {
+        self.rx.control().bells.load(Ordering::Relaxed)
+    }
+
+    /// Whether the program closed it.
+    pub(super) fn is_released(&self) -> bool {
+        self.tx.control().tx_flags.load(Ordering::SeqCst) & flag::RELEASED != 0
+    }
+
     /// Counts this thread among those that sleep until the socket is readable; to be called
     /// before [`Self::arm`].
     pub fn sleep_begin(&self) {
@@ -541,6 +579,9 @@ impl Smc {
     /// `abort`: the program asked for a reset (`SO_LINGER` with time 0).
     pub fn close(&self, abort: bool) {
         let made_here = self.made_by == crate::engine::identity();
+        if let Some(wire) = self.wire() {
+            wire.rdma().get_up(Sitter::end(wire.id()));
+        }
         if self.local.processes.fetch_sub(1, Ordering::AcqRel) != 1 {
             // Another process of the family goes on with it.
             match &self.home {

@@ -61,6 +61,11 @@ impl Attention {
         self.found.store(found.saturating_add(1), Ordering::Relaxed);
     }
 
+    /// Threads of programs that sleep, or are about to.
+    pub(super) fn sleepers(&self) -> u32 {
+        self.sleepers.load(Ordering::Relaxed)
+    }
+
     /// Whether the sleeper that was counted just now may sleep without waking the thread.
     fn lets_sleep(&self) -> bool {
         // Either it is seen here that nobody wakes the thread, or the thread, which says so before

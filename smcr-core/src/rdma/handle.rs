@@ -14,6 +14,11 @@ pub(crate) fn forget_wires() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
+/// Another number in each child of a fork than in its parent.
+pub(super) fn generation() -> u32 {
+    GENERATION.load(Ordering::Relaxed)
+}
+
 /// Names a connection within [`Rdma`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ConnId {

@@ -21,6 +21,7 @@ mod connection;
 pub mod fabric;
 mod group;
 mod handle;
+mod lookout;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod sim;
@@ -40,6 +41,9 @@ pub(crate) use group::GroupKey;
 pub use handle::Handle;
 use handle::Kicked;
 pub(crate) use handle::{ConnId, Shared, forget_wires};
+use lookout::Lookout;
+pub(crate) use lookout::Seated;
+pub use lookout::Sitter;
 pub(crate) use state::{Established, News, Prepared, State};
 
 /// How often the thread polls the ports in one go, if they always have something.
@@ -51,6 +55,7 @@ pub struct Rdma {
     state: Mutex<State>,
     kicked: Kicked,
     attention: Attention,
+    lookout: Lookout,
     /// Wakes the thread when written to.
     wake: OwnedFd,
 }
@@ -69,6 +74,7 @@ impl Rdma {
             state: Mutex::new(State::new(max_memory)),
             kicked: Kicked::default(),
             attention: Attention::new(),
+            lookout: Lookout::default(),
             wake,
         }
     }

@@ -172,7 +172,22 @@ fn ping(place: &str, thread: u64, time: Duration, _chunk: usize) -> Result<f64> 
         same(&sent, &received)?;
     }
     times.sort_unstable();
+    eprintln!(
+        "{} round trips, {} voluntary changes of context",
+        times.len(),
+        changes_of_context()
+    );
     Ok(times[times.len() / 2] as f64 * 1e-9)
+}
+
+/// How often threads of this process went to sleep.
+fn changes_of_context() -> i64 {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: there is room for what is asked; all zero is valid.
+    unsafe {
+        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
+        usage.assume_init().ru_nvcsw
+    }
 }
 
 /// Bytes per second, one way.

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::super::{Connection, Engine};
 use super::Rest;
+use crate::rdma::fabric::Port;
 use crate::rdma::{ConnId, News};
 use crate::{Reason, fds};
 
@@ -235,6 +236,7 @@ impl Engine {
             let known = ports;
             ports = self.watch_ports(known);
             let timeout = if ports > known {
+                self.wire.rdma.new_ports();
                 // What completed before the port was armed is not told.
                 Duration::ZERO
             } else {
@@ -258,9 +260,14 @@ impl Engine {
                 looked = now;
                 self.wire.rdma.look_for_ports();
                 self.wire.choice.forget_gone();
+                self.wire.rdma.renew();
             }
             let (news, to_watch) = self.wire.rdma.look_after(now);
             self.watch_ends(&to_watch);
+            self.wire.rdma.make_seat(|number, port| {
+                let _ = epoll::delete(&thread.epoll, port.completion_fd());
+                self.watch_completions(number as u64, port);
+            });
             self.step_all(&news);
         }
     }
@@ -270,21 +277,26 @@ impl Engine {
         let new = self.wire.rdma.ports_from(known);
         for (number, port) in (known as u64..).zip(&new) {
             let Some(port) = port else { continue };
-            let events = [
-                (port.completion_fd(), subject::COMPLETIONS),
-                (port.event_fd(), subject::PORT),
-            ];
-            for (fd, subject) in events {
-                let _ = epoll::add(
-                    &self.wire.thread.epoll,
-                    fd,
-                    word(subject, number),
-                    EventFlags::IN,
-                );
-            }
+            self.watch_completions(number, &**port);
+            let _ = epoll::add(
+                &self.wire.thread.epoll,
+                port.event_fd(),
+                word(subject::PORT, number),
+                EventFlags::IN,
+            );
             port.arm();
         }
         known + new.len()
+    }
+
+    /// Watches the completions of the port of that number, for those that no sleeper waits for.
+    fn watch_completions(&self, number: u64, port: &dyn Port) {
+        let _ = epoll::add(
+            &self.wire.thread.epoll,
+            port.completion_fd(),
+            word(subject::COMPLETIONS, number),
+            EventFlags::IN | EventFlags::EXCLUSIVE,
+        );
     }
 
     /// Ends that another process shares: its bells come to us.

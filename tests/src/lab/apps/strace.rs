@@ -9,7 +9,8 @@ const REPORT: &str = "/tmp/strace";
 /// What programs call to move data, to wait, and to ring doorbells. Other calls are not traced:
 /// a beginning of a thousand of them would take seconds, and time-outs would pass.
 const CALLS: &str = "read,readv,write,writev,sendto,recvfrom,sendmsg,recvmsg,sendfile,ioctl,futex,\
-                     poll,ppoll,select,pselect6,epoll_wait,epoll_pwait,sched_yield";
+                     poll,ppoll,select,pselect6,epoll_wait,epoll_pwait,\
+                     epoll_pwait2,sched_yield";
 
 /// The command line with such calls counted, those of all its threads and children.
 pub fn line(line: &str) -> String {

@@ -9,6 +9,7 @@ mod fields;
 mod first_contact;
 mod moving;
 mod peer;
+mod sleepers;
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
