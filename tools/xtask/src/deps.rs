@@ -11,7 +11,7 @@ use smcr_tests::scenario::process;
 use crate::ui;
 
 /// A program or file, and the Debian package that has it.
-const NEEDED: [(&str, &str); 18] = [
+const NEEDED: [(&str, &str); 20] = [
     ("iperf3", "iperf3"),
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
@@ -24,6 +24,11 @@ const NEEDED: [(&str, &str); 18] = [
     ("curl", "curl"),
     ("python3", "python3"),
     ("valgrind", "valgrind"),
+    ("ip", "iproute2"),
+    (
+        "/usr/lib/python3*/test/test_socket.py",
+        "libpython3.11-testsuite",
+    ),
     ("gcc", "gcc"),
     ("/usr/include/stdio.h", "libc6-dev"),
     // What the library is built with: the headers of RDMA, and what reads them.
