@@ -126,10 +126,10 @@ fn both_end(bench: &mut Bench<'_>, caller: Caller) -> Result<String> {
 }
 
 /// The kernel refuses the library's process more queue pairs, regions and the like than there are:
-/// at the first step, at the next, and so on until all connections get what they need.
+/// when the device is opened, at the next step, and so on until all connections get what they need.
 fn objects_run_out(bench: &mut Bench<'_>, caller: Caller) -> Result<String> {
     let mut steps = Vec::new();
-    for objects in 1..=20 {
+    for objects in 0..=20 {
         bench.pair.client.sh(format!(
             "echo +rdma >/sys/fs/cgroup/cgroup.subtree_control; mkdir -p {GROUP}; \
              echo rxe0 hca_object={objects} >{GROUP}/rdma.max"
