@@ -40,10 +40,10 @@ impl Ignoring {
         ignore.sa_sigaction = libc::SIG_IGN;
         let mut ignored = IGNORED.lock();
         ignored.0 += 1;
-        // SAFETY: a valid action.
-        let before = ignored
-            .1
-            .get_or_insert_with(|| SIGNALS.map(|signal| unsafe { exchange(signal, &ignore) }));
+        let before = ignored.1.get_or_insert_with(|| {
+            // SAFETY: a valid action.
+            SIGNALS.map(|signal| unsafe { exchange(signal, &ignore) })
+        });
         for (signal, before) in SIGNALS.iter().zip(before) {
             if before.sa_sigaction != libc::SIG_IGN {
                 // SAFETY: a valid set.

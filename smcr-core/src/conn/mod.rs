@@ -1,6 +1,8 @@
 //! What a program's calls do once its stream has moved to SMC.
 
+mod arming;
 pub mod bell;
+mod ending;
 pub(crate) mod exec;
 pub mod io;
 mod rx;

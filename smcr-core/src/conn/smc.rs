@@ -1,7 +1,8 @@
 //! A stream that has moved to SMC: its state, and what the program's calls do with it.
 //!
-//! Sending is in `tx.rs`, receiving in `rx.rs`; this file holds what both share: errors, hang-up,
-//! shutdown, and the readiness that poll would report.
+//! Sending is in `tx.rs`, receiving in `rx.rs`, how it ends in `ending.rs`, who is rung for it in
+//! `arming.rs`; this file holds what all share: errors, hang-up, and the readiness that poll would
+//! report.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -11,10 +12,9 @@ use rustix::io::Errno;
 
 use super::bell::{self, Hangup};
 use super::waiting::Waiting;
-use crate::forks;
-use crate::group::{Holders, LinkGroup};
-use crate::rdma::{Handle, Sitter};
-use crate::shm::{BadCursor, LocalRef, Rx, Tx, flag, ring};
+use crate::group::LinkGroup;
+use crate::rdma::Handle;
+use crate::shm::{BadCursor, LocalRef, Rx, Tx, flag};
 use crate::stat::Mode;
 
 /// Bits of [`crate::shm::Local::state`].
@@ -74,12 +74,12 @@ pub struct Smc {
     /// Edge-triggered epoll watches this socket: every arrival has to be an edge.
     pub(super) edges: AtomicBool,
     /// The kernel was made to say "unwritable".
-    blocked: AtomicBool,
+    pub(super) blocked: AtomicBool,
     /// It was asked once whether receives have a time-out.
     pub(super) timeout_asked: AtomicBool,
     /// How often this process forked with the connection, and the number of the first time.
-    forks: AtomicU32,
-    first_fork: AtomicU64,
+    pub(super) forks: AtomicU32,
+    pub(super) first_fork: AtomicU64,
 }
 
 impl Smc {
@@ -197,49 +197,6 @@ impl Smc {
         (self.local.low_water.load(Ordering::Relaxed) as usize).min(self.rx.size() / 2)
     }
 
-    /// Tells the socket that somebody waits for edges in the kernel: each arrival has to ring.
-    pub fn set_edges(&self, on: bool) {
-        self.edges.store(on, Ordering::Relaxed);
-        if on {
-            self.arm();
-        }
-    }
-
-    /// Whether the kernel says "unwritable", which it may still do when there is space again.
-    pub fn is_blocked(&self) -> bool {
-        let blocked = if self.plugs() { 1 } else { bell::BLOCKED };
-        self.tx.control().bells.load(Ordering::Relaxed) >= blocked
-    }
-
-    /// Whether unread packets at the other end are there for nothing but to make ours unwritable:
-    /// the wire is called, not rung for, as long as it has no other process to serve.
-    fn plugs(&self) -> bool {
-        self.wire().is_some() && !self.is_shared()
-    }
-
-    /// Makes our end unwritable until the other one drains.
-    fn block(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
-        if self.plugs() {
-            // Also if one is counted: whoever takes it out does so before it is counted down, and
-            // wakes us in between. A queue that is full takes no second one.
-            bell::plug(fd, self.tx.control())
-        } else {
-            bell::block(fd, self.tx.control(), bell::BLOCKED)
-        }
-    }
-
-    /// Whether the socket was blocked, and is writable again.
-    pub fn was_unblocked(&self) -> bool {
-        self.blocked.load(Ordering::Relaxed) && self.readiness() & libc::POLLOUT != 0
-    }
-
-    /// Whoever waited for space knows now that there is some.
-    pub fn forget_blocked(&self) {
-        if self.blocked.load(Ordering::Relaxed) {
-            self.blocked.store(false, Ordering::Relaxed);
-        }
-    }
-
     /// Whether there is certainly nothing to report but, perhaps, space for sending. Quicker than
     /// [`Self::readiness`], for those who look at many sockets.
     #[inline]
@@ -255,15 +212,6 @@ impl Smc {
     #[inline]
     pub fn is_shared(&self) -> bool {
         self.local.processes.load(Ordering::Relaxed) > 1
-    }
-
-    #[inline]
-    pub(super) fn arming_level(&self) -> u32 {
-        if self.edges.load(Ordering::Relaxed) {
-            ring::ALWAYS
-        } else {
-            ring::ONCE
-        }
     }
 
     #[inline]
@@ -433,99 +381,6 @@ impl Smc {
         ready
     }
 
-    /// To be called when the kernel reported the descriptor ready although [`Self::readiness`]
-    /// says otherwise: finds a hang-up, or removes bells that mean nothing.
-    pub fn recheck(&self, fd: BorrowedFd<'_>) {
-        if !self.see_hangup(fd, 0) && self.readable() == Ok(0) {
-            let _guard = self.local.rx_lock.lock();
-            if self.readable() == Ok(0) {
-                bell::drain_all(fd, self.rx.control());
-                // A late bell: its writer took the flag down after we had put it up again (for
-                // an arrival that was consumed before the bell came). Whoever sleeps next
-                // relies on the flag.
-                self.rx.arm(&self.local, self.arming_level());
-            }
-        }
-    }
-
-    /// The program wants to sleep until the socket is readable: rings are asked for. False if it
-    /// is readable already.
-    #[inline]
-    pub fn arm(&self) -> bool {
-        self.rx.arm(&self.local, self.arming_level()) && !self.see_flags()
-    }
-
-    /// The program wants to sleep until the socket is writable. False if it is writable already.
-    pub fn arm_writable(&self, fd: BorrowedFd<'_>) -> bool {
-        self.tx.wait_for_space();
-        self.blocked.store(true, Ordering::Relaxed);
-        if self.readiness() & libc::POLLOUT != 0 {
-            if !self.is_blocked() {
-                let waiting = &self.tx.control().writer_waiting;
-                waiting.store(0, Ordering::Relaxed);
-            }
-            self.kick_wire();
-            return false;
-        }
-        if self.block(fd).is_err() {
-            self.see_hangup(fd, 0);
-        }
-        // Whoever made space in between has seen no packet to take out, perhaps.
-        self.tx.wait_for_space();
-        if self.readiness() & libc::POLLOUT != 0 {
-            // Nobody else may find the end unwritable for long.
-            self.kick_wire();
-            return false;
-        }
-        true
-    }
-
-    /// Whoever was to be rung looks itself from now on, unless it is one of `others` that
-    /// [sleep](Self::sleep_begin).
-    fn disarm_unless(&self, others: impl Fn(u32) -> bool) {
-        let armed = &self.rx.control().armed;
-        armed.store(0, Ordering::SeqCst);
-        // Whoever sleeps here, too, is counted before it asks for bells: it does so after this, or
-        // is seen.
-        if others(self.local.sleepers.load(Ordering::SeqCst)) {
-            armed.store(self.arming_level(), Ordering::SeqCst);
-        }
-    }
-
-    /// For the one that sleeps here, which is counted: it looks itself.
-    pub(super) fn disarm(&self) {
-        self.disarm_unless(|sleepers| sleepers > 1);
-    }
-
-    /// The only epoll set that watches the stream looks itself from now on.
-    pub fn disarm_for_set(&self) {
-        if !self.edges.load(Ordering::Relaxed) {
-            self.disarm_unless(|sleepers| sleepers > 0);
-        }
-    }
-
-    /// Bells that lie at the program's end.
-    #[cfg(test)]
-    pub(crate) fn unread_bells(&self) -> u32 {
-        self.rx.control().bells.load(Ordering::Relaxed)
-    }
-
-    /// Whether the program closed it.
-    pub(super) fn is_released(&self) -> bool {
-        self.tx.control().tx_flags.load(Ordering::SeqCst) & flag::RELEASED != 0
-    }
-
-    /// Counts this thread among those that sleep until the socket is readable; to be called
-    /// before [`Self::arm`].
-    pub fn sleep_begin(&self) {
-        self.local.sleepers.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// The opposite of [`Self::sleep_begin`].
-    pub fn sleep_end(&self) {
-        self.local.sleepers.fetch_sub(1, Ordering::SeqCst);
-    }
-
     /// Whether the peer's end is known to be closed: the kernel has no more news of it.
     pub fn is_peer_closed(&self) -> bool {
         self.state() & (state::PEER_CLOSED | state::RESET) != 0
@@ -534,123 +389,5 @@ impl Smc {
     /// How long a spin on this socket may last.
     pub fn spin_budget(&self) -> &AtomicU32 {
         &self.local.spin_ns
-    }
-
-    /// `shutdown(fd, how)`.
-    ///
-    /// # Errors
-    /// `ENOTCONN` after a reset, `EINVAL` for an unknown `how`.
-    pub fn shutdown(&self, fd: BorrowedFd<'_>, how: i32) -> Result<(), Errno> {
-        use rustix::net::Shutdown;
-        let (read, write) = match how {
-            libc::SHUT_RD => (true, false),
-            libc::SHUT_WR => (false, true),
-            libc::SHUT_RDWR => (true, true),
-            _ => return Err(Errno::INVAL),
-        };
-        if self.is_over() {
-            return Err(Errno::NOTCONN);
-        }
-        if write && self.state() & state::WRITE_SHUT == 0 {
-            // The lock: no byte of another thread may follow the flag.
-            let _guard = self.local.tx_lock.lock();
-            self.tx
-                .control()
-                .tx_flags
-                .fetch_or(flag::SENDING_DONE, Ordering::AcqRel);
-            self.add_state(state::WRITE_SHUT);
-        }
-        if read {
-            self.add_state(state::READ_SHUT);
-        }
-        self.kick_wire();
-        // The kernel tells the peer, and wakes whoever sleeps on our own end. Shutting down our
-        // own receiving side also wakes our own sleepers.
-        let how = match (read, write) {
-            (true, true) => Shutdown::Both,
-            (true, false) => Shutdown::Read,
-            _ => Shutdown::Write,
-        };
-        let _ = rustix::net::shutdown(fd, how);
-        Ok(())
-    }
-
-    /// The last descriptor of this process for the connection is about to be closed.
-    /// `abort`: the program asked for a reset (`SO_LINGER` with time 0).
-    pub fn close(&self, abort: bool) {
-        let made_here = self.made_by == crate::engine::identity();
-        if let Some(wire) = self.wire() {
-            wire.rdma().get_up(Sitter::end(wire.id()));
-        }
-        if self.local.processes.fetch_sub(1, Ordering::AcqRel) != 1 {
-            // Another process of the family goes on with it.
-            match &self.home {
-                Home::Shm(group) if made_here => {
-                    let first = self.first_fork.load(Ordering::Relaxed);
-                    let holders = Holders {
-                        local: self.local.clone(),
-                        peer: Some(self.tx.clone()),
-                        count: self.forks.load(Ordering::Relaxed),
-                        forks: first..=forks::last(),
-                    };
-                    group.hand_over(&self.rx, holders);
-                }
-                Home::Rdma(handle) if handle.is_local() => handle.leave(),
-                _ => {}
-            }
-            return;
-        }
-        let unread = self.rx.available(&self.local) != Ok(0);
-        let flags = if abort || unread {
-            flag::ABORT | flag::CLOSED
-        } else {
-            flag::CLOSED
-        };
-        if let (true, Home::Shm(group)) = (made_here, &self.home) {
-            group.release_peer(&self.tx);
-        }
-        self.tx
-            .control()
-            .tx_flags
-            .fetch_or(flags | flag::RELEASED, Ordering::AcqRel);
-        match &self.home {
-            // A child's copy of the group is not the one that hands out RMBEs.
-            Home::Shm(group) if made_here => {
-                group.release(&self.rx);
-                self.local.arena().give_back(&self.local);
-            }
-            Home::Shm(_) => {}
-            // It goes on until the last byte is delivered, and frees everything then.
-            Home::Rdma(_) => self.kick_wire(),
-        }
-    }
-
-    /// Takes back [`Self::inherited`]: no process got it.
-    pub fn not_inherited(&self) {
-        self.local.passed_on.fetch_sub(1, Ordering::AcqRel);
-        self.local.processes.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    /// Another process has the connection, too.
-    pub fn inherited(&self) {
-        self.local.passed_on.fetch_add(1, Ordering::AcqRel);
-        self.local.processes.fetch_add(1, Ordering::AcqRel);
-        if let Some(wire) = self.wire() {
-            wire.share();
-        }
-    }
-
-    /// A child gets the connection by the fork of this number.
-    pub fn forking(&self, fork: u64) {
-        if self.forks.fetch_add(1, Ordering::Relaxed) == 0 {
-            self.first_fork.store(fork, Ordering::Relaxed);
-        }
-        self.inherited();
-    }
-
-    /// The fork failed that [`Self::forking`] was called for.
-    pub fn not_forked(&self) {
-        // It goes on to count as passed on: to nobody who lives.
-        self.local.processes.fetch_sub(1, Ordering::AcqRel);
     }
 }
