@@ -26,7 +26,7 @@ const NEEDED: [(&str, &str); 20] = [
     ("valgrind", "valgrind"),
     ("ip", "iproute2"),
     (
-        "/usr/lib/python3*/test/test_socket.py",
+        "/usr/lib/python3.11/test/test_socket.py",
         "libpython3.11-testsuite",
     ),
     ("gcc", "gcc"),
