@@ -61,6 +61,9 @@ fn absent(pair: &mut Pair, at_server: bool) -> Result<()> {
     next_works(pair)
 }
 
+/// For how long a process takes it that there is no device, and a little more.
+const REMEMBERED: Duration = Duration::from_millis(1200);
+
 /// Both ends sleep in recv(). The same programs go on afterwards.
 fn removed(pair: &mut Pair, at_server: bool) -> Result<()> {
     let mut both = Both::over_rdma(pair)?;
@@ -87,6 +90,8 @@ fn removed(pair: &mut Pair, at_server: bool) -> Result<()> {
     };
     gone_within(here, HERE + Duration::from_secs(2), "at the device")?;
     gone_within(there, THERE + Duration::from_secs(2), "at the other end")?;
+    // That there was none is remembered for a second.
+    std::thread::sleep(REMEMBERED);
     both.connect_again(pair).context("with the device back")?;
     both.expect_mode(pair, "rdma")
         .context("with the device back")?;
